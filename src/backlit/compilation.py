@@ -1,0 +1,53 @@
+"""`compile`: a function traced once for each combination of argument types, and run by an executor from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+from backlit.executors.api import Executor, Run, get
+from backlit.ir import Graph, Type
+from backlit.pytree import Structure, as_array, flatten, unflatten
+from backlit.tracing import argument_tree, is_traced, trace_function
+
+_Key = tuple[Structure, tuple[Type, ...]]
+
+
+class Compiled:
+    """A function with the signature of the one it was made from. Made by `compile`."""
+
+    def __init__(self, function: Callable[..., Any], executor: Executor) -> None:
+        self.function, self.executor = function, executor
+        self._runs: dict[_Key, tuple[Graph, Run, Structure]] = {}
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, paths, structure = flatten((args, kwargs))
+        if is_traced(*leaves):  # inside another trace: become part of it
+            return self.function(*args, **kwargs)
+        try:
+            arrays = [as_array(leaf) for leaf in leaves]
+        except TypeError:
+            names = flatten(argument_tree(self.function, args, kwargs))[1]
+            arrays = [as_array(leaf, name) for leaf, name in zip(leaves, names, strict=True)]
+        key = structure, tuple(Type(a.dtype, a.shape) for a in arrays)
+        if key not in self._runs:
+            trace = trace_function(self.function, *args, **kwargs)
+            self._runs[key] = trace.graph, self.executor.compile(trace.graph), trace.result
+        _, run, result = self._runs[key]
+        return unflatten(result, run(*arrays))
+
+    @property
+    def graphs(self) -> list[Graph]:
+        """The graphs that were compiled so far, one for each combination of argument types."""
+        return [graph for graph, _, _ in self._runs.values()]
+
+
+def compile(function: Callable[..., Any], executor: str | Executor = "auto") -> Compiled:
+    """The function, traced once for each combination of argument types and run by `executor`.
+
+    What the function reads from outside itself is fixed at the first call with those types; side effects happen only
+    then. Works as a decorator. Raises Error for an unknown executor, UnsupportedError where the executor lacks an op.
+    """
+    return Compiled(function, get(executor) if isinstance(executor, str) else executor)

@@ -1,0 +1,81 @@
+"""What can go wrong, said so that the reader can act: what, where (the user's own line), and what to do instead.
+
+Every exception that backlit raises on purpose is an `Error` and also the built-in exception that a Python programmer
+would expect, so that `except ValueError` keeps working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backlit.sites import Site, user_site
+
+
+class Error(Exception):
+    """An error with an address.
+
+    `what` says what is wrong; `op` names the operation; `inputs` are the types of its inputs, already as text;
+    `fix` says what to do instead; `site` is the user's line (found on the stack when it is not given).
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        fix: str = "",
+        op: str = "",
+        inputs: Sequence[object] = (),
+        site: Site | None = None,
+    ) -> None:
+        self.what, self.fix, self.op = what, fix, op
+        self.inputs = tuple(str(i) for i in inputs)
+        self.site = site if site is not None else user_site()
+        super().__init__(str(self))
+
+    def within(self, op: str, inputs: Sequence[object]) -> Error:
+        """The same error, told from inside `op`; what is known already is kept."""
+        return type(self)(
+            self.what, fix=self.fix, op=self.op or op, inputs=self.inputs or tuple(inputs), site=self.site
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.what}" if self.op else self.what]
+        if self.inputs:
+            lines.append(f"  inputs: {', '.join(self.inputs)}")
+        if self.site is not None:
+            lines.append(f"  at {self.site.describe()}")
+        if self.fix:
+            lines.append(f"  {self.fix}")
+        return "\n".join(lines)
+
+
+class ShapeError(Error, ValueError):
+    """Shapes, axes or lengths that do not fit."""
+
+
+class DtypeError(Error, TypeError):
+    """Dtypes that may not be mixed, or that an op does not take."""
+
+
+class ControlFlowError(Error, TypeError):
+    """Python asked a traced value for its number: it has none while a function is being traced."""
+
+
+class GradientError(Error, ValueError):
+    """A derivative was asked for where there is none."""
+
+
+class StructureError(Error, TypeError):
+    """An argument that is no nested dict, list, tuple or dataclass of arrays, or two that differ in structure."""
+
+
+class IndexingError(Error, IndexError):
+    """An index that is out of range or of the wrong kind."""
+
+
+class LegalityError(Error, RuntimeError):
+    """A graph that breaks the rules of the intermediate representation: a bug in backlit, not in the user's code."""
+
+
+class UnsupportedError(Error, NotImplementedError):
+    """Something that an executor cannot run, named."""

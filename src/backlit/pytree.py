@@ -1,0 +1,141 @@
+"""Nested dicts, lists, tuples, namedtuples and dataclasses of arrays, taken apart and put together again.
+
+`flatten` names every leaf by its path (`p.dense_1.weight`, `state[0]`); those names become the names of graph inputs.
+A dataclass field with `metadata={"static": True}` belongs to the structure, not to the leaves. `None` is an empty
+structure. The order of a dict is the user's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backlit.errors import StructureError
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What is left of a tree when its leaves are taken out. Hashable.
+
+    `kind` is the container's class (None for a leaf), `keys` its keys or fields, `static` what is carried unchanged.
+    """
+
+    kind: type | None
+    keys: tuple[Any, ...] = ()
+    children: tuple[Structure, ...] = ()
+    static: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind is None:
+            return "*"
+        parts = [f"{k}: {c}" for k, c in zip(self.keys, self.children, strict=True)]
+        return f"{self.kind.__name__}({', '.join(parts)})"
+
+
+LEAF = Structure(None)
+
+
+def _join(path: str, key: Any) -> str:
+    if isinstance(key, str):
+        return f"{path}.{key}" if path else key
+    return f"{path}[{key!r}]"
+
+
+def _parts(tree: Any, path: str) -> tuple[type, tuple[Any, ...], list[Any], tuple[tuple[str, Any], ...]] | None:
+    """The container class, keys, children and static fields of a tree, or None for a leaf."""
+    if tree is None:
+        return type(None), (), [], ()
+    if isinstance(tree, Mapping):
+        return type(tree), tuple(tree), list(tree.values()), ()
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree), tuple(tree._fields), list(tree), ()
+    if isinstance(tree, list | tuple):
+        return type(tree), tuple(range(len(tree))), list(tree), ()
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type) and not hasattr(tree, "node"):
+        fields = dataclasses.fields(tree)
+        inner = tuple(f.name for f in fields if not f.metadata.get("static"))
+        static = tuple((f.name, getattr(tree, f.name)) for f in fields if f.metadata.get("static"))
+        return type(tree), inner, [getattr(tree, k) for k in inner], static
+    return None
+
+
+def flatten(tree: Any, path: str = "") -> tuple[list[Any], list[str], Structure]:
+    """The leaves, their paths, and the structure, in that order."""
+    leaves: list[Any] = []
+    paths: list[str] = []
+
+    def visit(tree: Any, path: str) -> Structure:
+        parts = _parts(tree, path)
+        if parts is None:
+            leaves.append(tree)
+            paths.append(path)
+            return LEAF
+        kind, keys, children, static = parts
+        return Structure(
+            kind, keys, tuple(visit(c, _join(path, k)) for k, c in zip(keys, children, strict=True)), static
+        )
+
+    structure = visit(tree, path)
+    return leaves, paths, structure
+
+
+def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
+    """The tree of this structure with these leaves, in the order of `flatten`."""
+    rest: Iterator[Any] = iter(leaves)
+
+    def build(s: Structure) -> Any:
+        if s.kind is None:
+            return next(rest)
+        children = [build(c) for c in s.children]
+        if s.kind is type(None):
+            return None
+        if issubclass(s.kind, Mapping):
+            return s.kind(zip(s.keys, children, strict=True))  # type: ignore[call-arg]
+        if issubclass(s.kind, tuple) and hasattr(s.kind, "_fields"):
+            return s.kind(*children)
+        if issubclass(s.kind, list | tuple):
+            return s.kind(children)
+        return s.kind(**dict(zip(s.keys, children, strict=True)), **dict(s.static))
+
+    return build(structure)
+
+
+def map_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """`function` applied to the leaves of one tree, or of several trees of one structure.
+
+    Raises StructureError where the structures differ.
+    """
+    leaves, _, structure = flatten(tree)
+    columns = [leaves]
+    for other in others:
+        more, _, found = flatten(other)
+        if found != structure:
+            raise StructureError(f"two trees differ in structure: {structure} and {found}")
+        columns.append(more)
+    return unflatten(structure, [function(*row) for row in zip(*columns, strict=True)])
+
+
+_KINDS = "biuf"  # bool, signed, unsigned, real
+
+
+def as_array(value: Any, path: str = "") -> np.ndarray[Any, np.dtype[Any]]:
+    """A leaf as an ndarray. Python floats become float32, ints int64; strings, objects and complex are refused."""
+    if isinstance(value, bool | int | float) and not isinstance(value, np.generic):
+        dtype = np.bool_ if isinstance(value, bool) else np.int64 if isinstance(value, int) else np.float32
+        return np.asarray(value, dtype)
+    what = f"the leaf {path!r}" if path else "the value"
+    if not isinstance(value, np.ndarray | np.generic) and not hasattr(value, "__array__"):
+        raise StructureError(
+            f"{what} is a {type(value).__name__}",
+            fix="pass arrays and numbers, alone or in nested dicts, lists, tuples and dataclasses",
+        )
+    array = np.asarray(value)
+    if array.dtype.kind not in _KINDS or array.dtype.itemsize > 8:
+        raise StructureError(f"{what} has dtype {array.dtype}", fix="use a bool, integer or real floating-point array")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array

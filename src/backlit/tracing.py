@@ -1,0 +1,260 @@
+"""Tracing: running a Python function on values without numbers, so that what it does becomes a graph.
+
+A `Traced` stands for one result of one node. Ops applied to it make nodes (`emit`); nothing is recorded anywhere else,
+so a trace needs no global state and traces nest freely. What was written is what is recorded: nothing is simplified
+here. A function is traced on fresh input nodes; values of an enclosing trace that it closes over stay what they are,
+and show up as free inputs of the inner graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import numpy as np
+
+from backlit.errors import ControlFlowError, DtypeError, StructureError
+from backlit.ir import Graph, Node, Scope, Type, make_node, substitute
+from backlit.pytree import Structure, as_array, flatten, unflatten
+from backlit.sites import naming_site
+
+_scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
+_origin: ContextVar[Node | None] = ContextVar("origin", default=None)
+
+
+class Traced:
+    """A value that will exist when the graph runs. It has a shape and a dtype, and the operators of an array.
+
+    The operators themselves are set by `ops.operators`, in terms of the ops.
+    """
+
+    __slots__ = ("node",)
+    __array_priority__ = 1000
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    @property
+    def type(self) -> Type:
+        return self.node.type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return self.type.size
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ControlFlowError("a 0-d value has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Traced({self.node!r})"
+
+    __hash__ = None  # type: ignore[assignment]  # `==` is elementwise
+
+    def _has_no_number(self, wanted: str, fix: str) -> NoReturn:
+        raise ControlFlowError(
+            f"Python asked for {wanted} of a traced value, which has no number yet",
+            op=self.node.op,
+            inputs=self.node.types,
+            fix=fix,
+        )
+
+    def __bool__(self) -> bool:
+        self._has_no_number(
+            "the truth", "a graph has no branches on values: use ops.where(condition, a, b), or ops.scan for a loop"
+        )
+
+    def __float__(self) -> float:
+        self._has_no_number("the float", "keep the value as it is; use its number after the function has returned")
+
+    def __int__(self) -> int:
+        self._has_no_number("the integer", "keep the value as it is; use its number after the function has returned")
+
+    def __index__(self) -> int:
+        self._has_no_number("the integer", "index with ops.take(x, indices, axis) instead of a Python or NumPy index")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._has_no_number("the array", "use the function of backlit.ops in place of NumPy's")
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise ControlFlowError(
+            "a traced value cannot be assigned to in place",
+            op=self.node.op,
+            inputs=self.node.types,
+            fix="make a new one: ops.where(mask, new, old), ops.scatter_add(x, indices, updates) or ops.concat([...])",
+        )
+
+    def __iter__(self) -> Iterator[Traced]:
+        return (self[i] for i in range(len(self)))  # type: ignore[index]
+
+
+def _spot() -> dict[str, Any]:
+    """The scope, site and origin of a node that is made now."""
+    origin = _origin.get()
+    if origin is not None:
+        return {"scope": origin.scope, "site": origin.site, "origin": origin}
+    return {"scope": _scope.get(), "site": naming_site()}
+
+
+def emit(op: str, inputs: Sequence[Any], types: Sequence[Type], params: Mapping[str, Any]) -> Node:
+    """A new node that applies `op`; the inputs are Traced or concrete (and then become constants)."""
+    return make_node(op, [lift(i).node for i in inputs], types, params, **_spot())
+
+
+def lift(value: Any) -> Traced:
+    """The value as a Traced; a concrete one becomes a constant."""
+    if isinstance(value, Traced):
+        return value
+    array = as_array(value)
+    if array.flags.writeable:  # the user may go on to change theirs
+        array = array.copy()
+        array.flags.writeable = False
+    node = make_node("constant", (), (Type(array.dtype, array.shape),), {"value": array}, **_spot())
+    return Traced(node)
+
+
+def type_of(value: Any) -> Type:
+    """The type of a concrete or traced value."""
+    if isinstance(value, Traced):
+        return value.type
+    array = as_array(value)
+    return Type(array.dtype, array.shape)
+
+
+def is_traced(*values: Any) -> bool:
+    return any(isinstance(v, Traced) for v in values)
+
+
+@contextmanager
+def scope(name: str, kind: str = "layer") -> Iterator[Scope]:
+    """Nodes made inside belong to the stretch `name`: the graph, the plan and the derivation show it."""
+    inner = Scope(name, kind, _scope.get())
+    token = _scope.set(inner)
+    try:
+        yield inner
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def gradient_of(node: Node) -> Iterator[None]:
+    """Nodes made inside are part of the gradient of `node`: they take its site and its scope."""
+    token = _origin.set(node)
+    try:
+        yield
+    finally:
+        _origin.reset(token)
+
+
+def named(value: Any, name: str) -> Any:
+    """The same value under a name of the user's choice; concrete values are returned as they are."""
+    return Traced(replace(value.node, name=name)) if isinstance(value, Traced) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A traced function: its graph, the structures of its arguments and of its result, and the concrete leaves."""
+
+    graph: Graph
+    paths: tuple[str, ...]
+    arguments: Structure
+    result: Structure
+    leaves: tuple[Any, ...]
+
+
+def argument_tree(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments under the names that the function gives them."""
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except ValueError:  # a built-in without a signature
+        return {f"arg{i}": a for i, a in enumerate(args)} | kwargs
+    except TypeError as e:
+        raise StructureError(f"{getattr(function, '__name__', function)}: {e}") from None
+    tree: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = inspect.signature(function).parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            tree |= value
+        else:
+            tree[name] = value
+    return tree
+
+
+def input_node(type: Type, name: str) -> Node:
+    return make_node("input", (), (type,), name=name)
+
+
+def trace_function(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
+    """Trace `function` on fresh inputs of the arguments' types. Numbers of the arguments are not looked at."""
+    _, paths, _ = flatten(argument_tree(function, args, kwargs))
+    leaves, _, structure = flatten((args, kwargs))
+    for leaf, path in zip(leaves, paths, strict=True):
+        if not isinstance(leaf, Traced):
+            as_array(leaf, path)
+    inputs = [input_node(type_of(leaf), path) for leaf, path in zip(leaves, paths, strict=True)]
+    call_args, call_kwargs = unflatten(structure, [Traced(i) for i in inputs])
+    token = _origin.set(None)  # the function is the user's own, even when a gradient rule calls it
+    try:
+        result = function(*call_args, **call_kwargs)
+    finally:
+        _origin.reset(token)
+    outputs, out_paths, out_structure = flatten(result)
+    for output, path in zip(outputs, out_paths, strict=True):
+        if not isinstance(output, Traced):
+            as_array(output, f"result{path}" if path.startswith("[") else path or "result")
+    graph = Graph(tuple(inputs), tuple(lift(o).node for o in outputs), getattr(function, "__name__", "graph"))
+    return Trace(graph, tuple(paths), structure, out_structure, tuple(leaves))
+
+
+def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph that `function` computes for arguments of these types.
+
+    The arguments are nested dicts, lists, tuples and dataclasses of arrays and numbers (Python floats count as
+    float32, ints as int64); only their types matter. `print` the result to read it.
+
+    Raises ControlFlowError where the function asks for a value's number, ShapeError and DtypeError where an op is given
+    what it does not take, StructureError for an argument or result that is no array.
+    """
+    found = trace_function(function, *args, **kwargs).graph
+    refuse_leaks(found)
+    return found
+
+
+def refuse_leaks(graph: Graph) -> None:
+    """Raise ControlFlowError if the graph needs a value of another trace."""
+    for node in graph.free:
+        raise ControlFlowError(
+            f"the function uses the traced value {node.name!r} of another, finished trace",
+            inputs=node.types,
+            fix="pass it as an argument; do not keep traced values in globals, attributes or lists",
+        )
+
+
+def inline(graph: Graph, values: Sequence[Any]) -> list[Traced]:
+    """The outputs of the graph applied to traced or concrete values, as part of the caller's trace."""
+    replacements = {node: lift(value).node for node, value in zip(graph.inputs, values, strict=True)}
+    return [Traced(n) for n in substitute(graph.outputs, replacements)]
+
+
+def same_type(value: Any, type: Type, what: str) -> None:
+    """Raise DtypeError or ShapeError unless the value has the type."""
+    found = type_of(value)
+    if found != type:
+        raise DtypeError(f"{what} is {found} where {type} is expected")

@@ -1,0 +1,208 @@
+"""Functions of functions: gradients, vector-Jacobian, Jacobian-vector and Hessian-vector products.
+
+Each traces the function, differentiates the graph, and runs it (by the reference executor) or, when called inside another
+trace, becomes part of that trace: so they nest to any order. For speed, compile the result: `bl.compile(bl.grad(f))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from backlit.autodiff import gradient_graph, reverse, zeros_if_none
+from backlit.errors import DtypeError, GradientError, ShapeError, StructureError
+from backlit.executors.api import get
+from backlit.ir import Graph, Node, reachable
+from backlit.ops.record import Value
+from backlit.pytree import as_array, flatten, unflatten
+from backlit.tracing import Trace, Traced, inline, input_node, is_traced, trace_function, type_of
+
+Function = Callable[..., Any]
+
+
+def apply_graph(graph: Graph, values: Sequence[Value]) -> list[Value]:
+    """The outputs of the graph for these values: run at once, or made part of the trace that is going on."""
+    if is_traced(*values) or graph.free:
+        return list(inline(graph, values))
+    return list(get("reference").compile(graph)(*(as_array(v) for v in values)))
+
+
+def _chosen(trace: Trace, argnums: int | Sequence[int], wrt: str | Sequence[str] | None) -> list[int]:
+    """The numbers of the leaves that `argnums` or `wrt` names."""
+    if wrt is not None:
+        names = [wrt] if isinstance(wrt, str) else list(wrt)
+        found = [i for name in names for i, path in enumerate(trace.paths) if _is_at(path, name)]
+        missing = [n for n in names if not any(_is_at(p, n) for p in trace.paths)]
+        if missing:
+            raise GradientError(f"there is no argument {missing[0]!r}", fix=f"choose from {', '.join(trace.paths)}")
+        return found
+    positional, _ = trace.arguments.children
+    numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+    ranges = []
+    start = 0
+    for child in positional.children:
+        count = _leaf_count(child)
+        ranges.append(range(start, start + count))
+        start += count
+    for n in numbers:
+        if not -len(ranges) <= n < len(ranges):
+            raise GradientError(f"argnums={n} is out of range: {len(ranges)} positional arguments were given")
+    return [i for n in numbers for i in ranges[n]]
+
+
+def _is_at(path: str, name: str) -> bool:
+    return path == name or path.startswith((f"{name}.", f"{name}["))
+
+
+def _leaf_count(structure: Any) -> int:
+    return 1 if structure.kind is None else sum(_leaf_count(c) for c in structure.children)
+
+
+def value_and_grad(
+    f: Function, argnums: int | Sequence[int] = 0, wrt: str | Sequence[str] | None = None, has_aux: bool = False
+) -> Function:
+    """A function that gives f's value and its gradient.
+
+    f gives one floating-point number (with `has_aux`, a pair of it and anything else, passed through). The gradient has
+    the structure of the first argument, or is chosen by `argnums` (an int, or several: then a tuple) or by name:
+    `wrt="p.w1"` gives the one array (or the tree at that name as a dict of paths), `wrt=["p.w1", "x"]` a dict of them.
+
+    Raises GradientError where f gives no scalar, a chosen leaf is no floating-point value, or an op without a gradient
+    stands in every path.
+    """
+
+    @wraps(f)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        trace = trace_function(f, *args, **kwargs)
+        chosen = _chosen(trace, argnums, wrt)
+        results = apply_graph(gradient_graph(trace.graph, chosen), trace.leaves)
+        count = len(trace.graph.outputs)
+        value = unflatten(trace.result, results[:count])
+        if has_aux and not (isinstance(value, tuple) and len(value) == 2):
+            raise StructureError("with has_aux=True the function must return a pair (loss, aux)")
+        return value, _gradient_tree(trace, argnums, wrt, dict(zip(chosen, results[count:], strict=True)))
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        value, gradient = inner(*args, **kwargs)
+        if not has_aux and flatten(value)[2].kind is not None:
+            raise GradientError("the function gives more than one number", fix="return the loss alone, or has_aux=True")
+        return value, gradient
+
+    return wraps(f)(checked)
+
+
+def _gradient_tree(
+    trace: Trace, argnums: int | Sequence[int], wrt: str | Sequence[str] | None, gradients: dict[int, Value]
+) -> Any:
+    if wrt is not None:
+        named = {trace.paths[i]: g for i, g in gradients.items()}
+        return named[wrt] if isinstance(wrt, str) and wrt in named else named
+    positional, _ = trace.arguments.children
+
+    def tree(n: int) -> Any:
+        before = sum(_leaf_count(c) for c in positional.children[: n % len(positional.children)])
+        child = positional.children[n]
+        return unflatten(child, [gradients[before + i] for i in range(_leaf_count(child))])
+
+    return tree(argnums) if isinstance(argnums, int) else tuple(tree(n) for n in argnums)
+
+
+def grad(
+    f: Function, argnums: int | Sequence[int] = 0, wrt: str | Sequence[str] | None = None, has_aux: bool = False
+) -> Function:
+    """A function that gives the gradient of f: see `value_and_grad`. With `has_aux` it gives (gradient, aux)."""
+    both = value_and_grad(f, argnums, wrt, has_aux)
+
+    @wraps(f)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        value, gradient = both(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return inner
+
+
+def _like(tree: Any, structure: Any, types: Sequence[Any], what: str) -> list[Value]:
+    """The leaves of a tree that must match a structure and types, leaf by leaf."""
+    leaves, paths, found = flatten(tree)
+    if found != structure:
+        raise StructureError(f"{what} has the structure {found}, not {structure}")
+    for leaf, path, t in zip(leaves, paths, types, strict=True):
+        if isinstance(leaf, Traced | float | int):
+            have = type_of(leaf)
+            if not isinstance(leaf, Traced):
+                continue
+        else:
+            have = type_of(leaf)
+        if have.shape != t.shape:
+            raise ShapeError(f"{what} {path} has the shape {have.shape}, not {t.shape}")
+        if have.dtype != t.dtype:
+            raise DtypeError(f"{what} {path} is {have}, not {t}")
+    return [
+        leaf if isinstance(leaf, Traced) else as_array(leaf).astype(t.dtype) for leaf, t in zip(leaves, types, strict=True)
+    ]
+
+
+def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
+    """f's value, and the function from a cotangent v (of the value's structure) to the tuple of v^T df/dx, one x a primal."""
+    trace = trace_function(f, *primals)
+    graph = trace.graph
+    incoming = [input_node(o.type, f"grad {i}") for i, o in enumerate(graph.outputs)]
+    found = reverse(graph.outputs, [Traced(i) for i in incoming], graph.inputs).gradients
+    gradients = tuple(zeros_if_none(g, i).node for g, i in zip(found, graph.inputs, strict=True))
+    pullback = Graph((*graph.inputs, *incoming), gradients, f"vjp_{graph.name}")
+
+    def back(cotangent: Any) -> tuple[Any, ...]:
+        values = _like(cotangent, trace.result, [o.type for o in graph.outputs], "the cotangent")
+        results = apply_graph(pullback, [*trace.leaves, *values])
+        return unflatten(trace.arguments.children[0], results)  # type: ignore[no-any-return]
+
+    return unflatten(trace.result, apply_graph(graph, trace.leaves)), back
+
+
+def _tangents(outputs: Sequence[Node], inputs: Sequence[Node], tangents: Sequence[Node]) -> list[Node]:
+    """J v for each output: the gradient with respect to u of (J^T u) . v, which is linear in u, so u is of no matter."""
+    u = [input_node(o.type, "u") for o in outputs]
+    back = reverse(outputs, [Traced(i) for i in u], inputs).gradients
+    pairs = [(b.node, Traced(t)) for b, t in zip(back, tangents, strict=True) if b is not None]
+    found = reverse([b for b, _ in pairs], [t for _, t in pairs], u).gradients
+    results = [zeros_if_none(g, o).node for g, o in zip(found, outputs, strict=True)]
+    left = set(u) & set(reachable(results))
+    assert not left, "a gradient rule is not linear in the gradient"
+    return results
+
+
+def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """f's value at the primals, and its derivative in the direction of the tangents, df/dx v.
+
+    Tangents have the structure of the primals; those of integer leaves are ignored.
+    """
+    trace = trace_function(f, *primals)
+    graph = trace.graph
+    values = _like(tuple(tangents), trace.arguments.children[0], [i.type for i in graph.inputs], "the tangent")
+    moving = [i for i in graph.inputs if i.type.dtype.kind == "f"]
+    directions = [input_node(i.type, f"tangent {i.name}") for i in moving]
+    derivative = _tangents(graph.outputs, moving, directions)
+    whole = Graph((*graph.inputs, *directions), (*graph.outputs, *derivative), f"jvp_{graph.name}")
+    chosen = [v for v, i in zip(values, graph.inputs, strict=True) if i.type.dtype.kind == "f"]
+    results = apply_graph(whole, [*trace.leaves, *chosen])
+    count = len(graph.outputs)
+    return unflatten(trace.result, results[:count]), unflatten(trace.result, results[count:])
+
+
+def hvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
+    """The Hessian of the scalar f at the primals times the tangents: a tuple of the structure of the primals.
+
+    Computed as the gradient of (grad f) . v, at about the cost of three evaluations of f (Pearlmutter 1994).
+    """
+    trace = trace_function(f, *primals)
+    graph = trace.graph
+    values = _like(tuple(tangents), trace.arguments.children[0], [i.type for i in graph.inputs], "the tangent")
+    first = gradient_graph(graph, range(len(graph.inputs))).outputs[len(graph.outputs) :]
+    directions = [input_node(i.type, f"tangent {i.name}") for i in graph.inputs]
+    second = reverse(first, [Traced(d) for d in directions], graph.inputs).gradients
+    outputs = tuple(zeros_if_none(g, i).node for g, i in zip(second, graph.inputs, strict=True))
+    results = apply_graph(Graph((*graph.inputs, *directions), outputs, f"hvp_{graph.name}"), [*trace.leaves, *values])
+    return unflatten(trace.arguments.children[0], results)  # type: ignore[no-any-return]
+
+
