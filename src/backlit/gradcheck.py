@@ -13,12 +13,11 @@ import numpy as np
 
 from backlit.autodiff import vjp_graph
 from backlit.errors import GradientError
-from backlit.ir import Graph, Node
+from backlit.ir import Graph, Node, make_node
 from backlit.ops.interpret import interpreter
 from backlit.ops.record import OPS, Array
 from backlit.pytree import as_array, unflatten
 from backlit.tracing import input_node, refuse_leaks, trace_function
-from backlit.ir import make_node
 from backlit.transforms import grad
 
 _STEP = 2e-3
@@ -30,7 +29,9 @@ def numerical(run: Callable[[Sequence[Array]], Sequence[Array]], x: Sequence[Arr
     def slope(h: float) -> list[Array]:
         up = run([a + h * d if d is not None else a for a, d in zip(x, v, strict=True)])
         down = run([a - h * d if d is not None else a for a, d in zip(x, v, strict=True)])
-        return [(np.asarray(p, np.float64) - np.asarray(q, np.float64)) / (2 * h) for p, q in zip(up, down, strict=True)]
+        return [
+            (np.asarray(p, np.float64) - np.asarray(q, np.float64)) / (2 * h) for p, q in zip(up, down, strict=True)
+        ]
 
     return [(4 * fine - rough) / 3 for fine, rough in zip(slope(_STEP / 2), slope(_STEP), strict=True)]
 
@@ -149,5 +150,8 @@ def _wrong_op(graph: Graph, leaves: Sequence[Array], random: np.random.Generator
             expected = float(np.sum(numerical(run, arrays, direction)[0] * g))
             found = float(np.sum(share * direction[k]))
             if not abs(expected - found) <= 1e-4 * max(abs(expected), abs(found), 1e-4):
-                return node, f"; the rule of {node.op} gives {found:.10g} for input {k} where it should be {expected:.10g}"
+                return (
+                    node,
+                    f"; the rule of {node.op} gives {found:.10g} for input {k} where it should be {expected:.10g}",
+                )
     return None, ""

@@ -139,7 +139,8 @@ def _like(tree: Any, structure: Any, types: Sequence[Any], what: str) -> list[Va
         if have.dtype != t.dtype:
             raise DtypeError(f"{what} {path} is {have}, not {t}")
     return [
-        leaf if isinstance(leaf, Traced) else as_array(leaf).astype(t.dtype) for leaf, t in zip(leaves, types, strict=True)
+        leaf if isinstance(leaf, Traced) else as_array(leaf).astype(t.dtype)
+        for leaf, t in zip(leaves, types, strict=True)
     ]
 
 
@@ -204,5 +205,3 @@ def hvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
     outputs = tuple(zeros_if_none(g, i).node for g, i in zip(second, graph.inputs, strict=True))
     results = apply_graph(Graph((*graph.inputs, *directions), outputs, f"hvp_{graph.name}"), [*trace.leaves, *values])
     return unflatten(trace.arguments.children[0], results)  # type: ignore[no-any-return]
-
-

@@ -12,8 +12,8 @@ import numpy as np
 from backlit.errors import ShapeError
 from backlit.ops import elementwise as ew
 from backlit.ops.contraction import matmul
-from backlit.ops.record import Value, composite, told_as
 from backlit.ops.movement import expand_dims, iota, matrix_transpose
+from backlit.ops.record import Value, composite, told_as
 from backlit.ops.reduction import logsumexp, max, mean, sum
 from backlit.tracing import type_of
 

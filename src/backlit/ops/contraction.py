@@ -201,7 +201,9 @@ def _parse(spec: str, operands: Sequence[Value]) -> tuple[list[str], str]:
     """The letters of each operand and of the result, `...` written out."""
     text = spec.replace(" ", "")
     try:
-        inputs, result, _ = opt_einsum.parser.parse_einsum_input((text, *[type_of(x).shape for x in operands]), shapes=True)
+        inputs, result, _ = opt_einsum.parser.parse_einsum_input(
+            (text, *[type_of(x).shape for x in operands]), shapes=True
+        )
     except ValueError as e:
         raise ShapeError(f"{spec!r}: {e}") from None
     terms = inputs.split(",")
@@ -280,5 +282,3 @@ def outer(a: Value, b: Value) -> Value:
     """All products of two vectors: shapes (n,) and (m,) give (n, m)."""
     with told_as("outer", a, b):
         return contract(a, b, spec="i,j->ij")
-
-

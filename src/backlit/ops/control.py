@@ -26,8 +26,10 @@ from backlit.tracing import Traced, input_node, trace_function, type_of
 
 
 def _rule(*types: Type, body: Graph, carry: int, outside: int, length: int, reverse: bool) -> tuple[Type, ...]:
-    given = types[:outside] + types[outside : outside + carry] + tuple(
-        t.with_shape(t.shape[1:]) for t in types[outside + carry :]
+    given = (
+        types[:outside]
+        + types[outside : outside + carry]
+        + tuple(t.with_shape(t.shape[1:]) for t in types[outside + carry :])
     )
     if any(not t.shape or t.shape[0] != length for t in types[outside + carry :]):
         raise ShapeError(f"every sequence has {length} elements along its first axis")
@@ -40,9 +42,7 @@ def _rule(*types: Type, body: Graph, carry: int, outside: int, length: int, reve
     return results[:carry] + tuple(t.with_shape((length, *t.shape)) for t in results[carry:])
 
 
-def _scan_numpy(
-    *arrays: Array, body: Graph, carry: int, outside: int, length: int, reverse: bool
-) -> tuple[Array, ...]:
+def _scan_numpy(*arrays: Array, body: Graph, carry: int, outside: int, length: int, reverse: bool) -> tuple[Array, ...]:
     run = interpreter(body)
     fixed, state, sequences = arrays[:outside], list(arrays[outside : outside + carry]), arrays[outside + carry :]
     ys = [np.empty((length, *o.type.shape), o.type.dtype) for o in body.outputs[carry:]]
@@ -105,9 +105,7 @@ def _vjp(ctx: Context, g: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
     zeros = {incoming[j]: constant_like(Traced(incoming[j]), 0).node for j in still}
     ys = [j for j in range(carry, len(body.outputs)) if body.outputs[j].type.dtype.kind == "f"]
     zeros |= {
-        incoming[j]: constant_like(Traced(incoming[j]), 0).node
-        for j in range(carry, len(body.outputs))
-        if j not in ys
+        incoming[j]: constant_like(Traced(incoming[j]), 0).node for j in range(carry, len(body.outputs)) if j not in ys
     }
     outputs = substitute([*new[:n], *totals, *new[n + m :]], zeros)
     backward = Graph(
@@ -198,7 +196,9 @@ def scan(
         def step(carry: Any, x: Any) -> tuple[Any, Any]:
             result = f(carry, x)
             if not isinstance(result, tuple) or len(result) != 2:
-                raise StructureError("the body must return a pair (carry, y)", fix="return carry, None if there is no y")
+                raise StructureError(
+                    "the body must return a pair (carry, y)", fix="return carry, None if there is no y"
+                )
             if flatten(result[0])[2] != state_structure:
                 raise StructureError(
                     f"the body returns a carry of the structure {flatten(result[0])[2]}, not {state_structure}"
@@ -278,4 +278,3 @@ def _closed(graph: Graph) -> tuple[Graph, list[Node]]:
         take_out(output)
     outputs = substitute(graph.outputs, outside)
     return Graph((*outside.values(), *graph.inputs), tuple(outputs), graph.name), list(outside)
-

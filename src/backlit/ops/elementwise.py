@@ -517,7 +517,6 @@ def astype(x: Value, dtype: Any) -> Value:
     return x if type_of(x).dtype == found else cast(x, dtype=found)
 
 
-
 stop_gradient = elementwise(
     "stop_gradient",
     numpy=np.array,

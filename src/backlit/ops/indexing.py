@@ -231,7 +231,11 @@ def _one_slice(x: Value, axis: int, part: slice) -> Value:
         )
     start, stop, step = part.indices(n)
     if step > 0:
-        return slice_axis(x, axis, min(start, n), max(min(start, n), stop), step) if (start, stop, step) != (0, n, 1) else x
+        return (
+            slice_axis(x, axis, min(start, n), max(min(start, n), stop), step)
+            if (start, stop, step) != (0, n, 1)
+            else x
+        )
     count = len(range(start, stop, step))  # from the other end: flip, then step forwards
     flipped = flip(x, axis)
     first = n - 1 - start if count else 0

@@ -51,7 +51,9 @@ _iota = Op(
     numpy=lambda size, dtype: np.arange(size, dtype=dtype),
     vjp=lambda ctx, g: (),
     notation=Notation("iota"),
-    samples=tuple(Case((), {"size": n, "dtype": np.dtype(d)}) for n, d in [(4, "int64"), (0, "uint32"), (1, "float32")]),
+    samples=tuple(
+        Case((), {"size": n, "dtype": np.dtype(d)}) for n, d in [(4, "int64"), (0, "uint32"), (1, "float32")]
+    ),
     signature="",
 )
 
@@ -188,7 +190,9 @@ def moveaxis(x: Value, source: int | Sequence[int], destination: int | Sequence[
 def _broadcast_rule(x: Type, shape: Shape) -> Type:
     lead = len(shape) - x.ndim
     if lead < 0 or any(n not in (1, m) for n, m in zip(x.shape, shape[lead:], strict=True)):
-        raise ShapeError(f"the shape {x.shape} does not broadcast to {shape}", fix="only axes of size 1 can be stretched")
+        raise ShapeError(
+            f"the shape {x.shape} does not broadcast to {shape}", fix="only axes of size 1 can be stretched"
+        )
     return x.with_shape(shape)
 
 
@@ -281,8 +285,7 @@ def _pad_rule(x: Type, low: Shape, high: Shape, between: Shape, value: float) ->
     if any(n < 0 for n in (*low, *high, *between)):
         raise ShapeError("padding cannot be negative", fix="slice to make a value smaller")
     return x.with_shape(
-        a + b + (0 if n == 0 else (n - 1) * (k + 1) + 1)
-        for n, a, b, k in zip(x.shape, low, high, between, strict=True)
+        a + b + (0 if n == 0 else (n - 1) * (k + 1) + 1) for n, a, b, k in zip(x.shape, low, high, between, strict=True)
     )
 
 
@@ -323,7 +326,9 @@ def pad(x: Value, widths: int | Sequence[Any], value: float = 0.0) -> Value:
         rows = [widths] * t.ndim if isinstance(widths, int) else list(widths)
         pairs = [(w, w) if isinstance(w, int) else tuple(w) for w in rows]
         if len(pairs) != t.ndim or any(len(p) != 2 for p in pairs):
-            raise ShapeError(f"the padding {widths!r} does not fit {t.ndim} axes", fix="give a pair (before, after) an axis")
+            raise ShapeError(
+                f"the padding {widths!r} does not fit {t.ndim} axes", fix="give a pair (before, after) an axis"
+            )
     low, high = tuple(_size(a) for a, _ in pairs), tuple(_size(b) for _, b in pairs)
     return _pad(x, low=low, high=high, between=(0,) * t.ndim, value=value)
 

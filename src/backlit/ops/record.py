@@ -144,7 +144,9 @@ class Op:
             raise ValueError(f"there is an op {self.name!r} already")
         OPS[self.name] = self
         parameters = [
-            inspect.Parameter(p.lstrip("*"), inspect.Parameter.VAR_POSITIONAL if p[0] == "*" else inspect.Parameter.POSITIONAL_ONLY)
+            inspect.Parameter(
+                p.lstrip("*"), inspect.Parameter.VAR_POSITIONAL if p[0] == "*" else inspect.Parameter.POSITIONAL_ONLY
+            )
             for p in filter(None, self.signature.split(", "))
         ]
         object.__setattr__(self, "__doc__", self.doc)
@@ -204,9 +206,7 @@ def wrap(node: Node) -> Value:
     """A node's result as a traced value; a tuple of them where it has several."""
     if len(node.types) == 1:
         return Traced(node)
-    return tuple(
-        Traced(emit("item", (Results(node),), (t,), {"index": i})) for i, t in enumerate(node.types)
-    )
+    return tuple(Traced(emit("item", (Results(node),), (t,), {"index": i})) for i, t in enumerate(node.types))
 
 
 class Results(Traced):
@@ -223,7 +223,11 @@ def is_number(value: Value) -> bool:
 def number_as(value: float, dtype: np.dtype[Any]) -> Array:
     """A Python number in the dtype of the arrays beside it. Raises DtypeError where that would change its kind."""
     kind = "b" if isinstance(value, bool) else "i" if isinstance(value, int) else "f"
-    if kind == "f" and dtype.kind in "iub" or kind == "i" and dtype.kind == "b" or kind == "b" and dtype.kind != "b":
+    if (
+        (kind == "f" and dtype.kind in "iub")
+        or (kind == "i" and dtype.kind == "b")
+        or (kind == "b" and dtype.kind != "b")
+    ):
         raise DtypeError(
             f"the Python number {value!r} does not mix with {dtype_name(dtype)} values",
             fix="convert the array first: ops.astype(x, 'float32')",

@@ -274,7 +274,9 @@ _cumulative_sum = Op(
     numpy=lambda x, axis: np.cumsum(x, axis, dtype=_accumulator(x.dtype)),
     vjp=_cumulative_vjp,
     notation=Notation("cumulative_sum"),
-    samples=tuple(Case((Spec(s),), {"axis": a}) for s, a in [((4,), 0), ((2, 3), 1), ((2, 3), 0), ((0,), 0), ((1,), 0)]),
+    samples=tuple(
+        Case((Spec(s),), {"axis": a}) for s, a in [((4,), 0), ((2, 3), 1), ((2, 3), 0), ((0,), 0), ((1,), 0)]
+    ),
     kinds=NUMBERS,
 )
 
@@ -287,5 +289,3 @@ def cumulative_sum(x: Value, axis: int | None = None) -> Value:
             raise ShapeError("the axis is not given", fix="name it: only 1-d values have just one")
         axis = normal_axis(axis or 0, t.ndim)
     return _cumulative_sum(x, axis=axis)
-
-

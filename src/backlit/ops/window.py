@@ -248,9 +248,7 @@ def conv_transpose(
         total = tuple(max(f, b) for f, (_, b) in zip(full, pairs, strict=True))
         space, window = "pq"[:n], "ij"[:n]
         spread = contract(x, w, spec=f"b{space}c,{window}co->b{space}o{window}")
-        y = fold(
-            spread, axes=tuple(range(1, n + 1)), size=size, stride=stride, dilation=dilation, extent=full
-        )
+        y = fold(spread, axes=tuple(range(1, n + 1)), size=size, stride=stride, dilation=dilation, extent=full)
         y = _padded(y, [(0, t - f) for t, f in zip(total, full, strict=True)])
         return y[(slice(None), *(slice(a, b) for a, b in pairs))]
 
