@@ -1,11 +1,12 @@
 """Reverse-mode differentiation: Graph -> Graph.
 
-For y = f(x) and a gradient g of some number with respect to y, an op's rule gives the gradient with respect to each of its
-inputs, g^T df/dx (the vector-Jacobian product). Walking the graph once against the arrows, adding up where paths meet,
-gives the gradients of all inputs (Linnainmaa 1970; Griewank & Walther, Evaluating Derivatives, section 3.2).
+For y = f(x) and a gradient g of some number with respect to y, an op's rule gives the gradient with respect to each of
+its inputs, g^T df/dx (the vector-Jacobian product). Walking the graph once against the arrows, adding up where paths
+meet, gives the gradients of all inputs (Linnainmaa 1970; Griewank & Walther, Evaluating Derivatives, section 3.2).
 
-Rules are written in ops, so a gradient is made of ordinary nodes, each tied to the forward node it came from by `origin`,
-and can be differentiated again. Where an op broadcast an input, the gradient is summed back here, in one place.
+Rules are written in ops, so a gradient is made of ordinary nodes, each tied to the forward node it came from by
+`origin`, and can be differentiated again. Where an op broadcast an input, the gradient is summed back here, in one
+place.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Compiled:
         update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, paths, structure = flatten((args, kwargs))
+        leaves, _, structure = flatten((args, kwargs))
         if is_traced(*leaves):  # inside another trace: become part of it
             return self.function(*args, **kwargs)
         try:

@@ -1,7 +1,8 @@
 """Checking gradients against finite differences, and finding the op that is wrong when they disagree.
 
-In a random direction v, the derivative of f is both grad f . v and the limit of (f(x + h v) - f(x - h v)) / 2h. Its error
-is O(h^2) plus rounding, O(eps / h); Richardson's extrapolation from steps h and h/2 leaves O(h^4) and lets h be large.
+In a random direction v, the derivative of f is both grad f . v and the limit of (f(x + h v) - f(x - h v)) / 2h. Its
+error is O(h^2) plus rounding, O(eps / h); Richardson's extrapolation from steps h and h/2 leaves O(h^4) and lets h be
+large.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _STEP = 2e-3
 
 
 def numerical(run: Callable[[Sequence[Array]], Sequence[Array]], x: Sequence[Array], v: Sequence[Array]) -> list[Array]:
-    """The derivative of each result of `run` at x in the direction v, in float64, by extrapolated central differences."""
+    """The derivative of each result of `run` at x in the direction v, by extrapolated central differences."""
 
     def slope(h: float) -> list[Array]:
         up = run([a + h * d if d is not None else a for a, d in zip(x, v, strict=True)])
@@ -120,8 +121,8 @@ def _check_order(
                 culprit, details = _wrong_op(graph, leaves, random)
                 raise GradientError(
                     f"the gradient (order {level}) with respect to {name} is {found:.10g} in a random direction, and "
-                    f"finite differences give {expected:.10g} (relative difference {abs(expected - found) / scale:.2g}, "
-                    f"tolerance {tolerance:.2g})" + details,
+                    f"finite differences give {expected:.10g} (relative difference "
+                    f"{abs(expected - found) / scale:.2g}, tolerance {tolerance:.2g})" + details,
                     op=culprit.op if culprit else "",
                     inputs=[t.type for t in culprit.inputs] if culprit else (),
                     site=culprit.site if culprit else None,

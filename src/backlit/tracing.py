@@ -139,6 +139,7 @@ def type_of(value: Any) -> Type:
 
 
 def is_traced(*values: Any) -> bool:
+    """Whether one of the values is traced."""
     return any(isinstance(v, Traced) for v in values)
 
 
@@ -198,6 +199,7 @@ def argument_tree(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
 
 
 def input_node(type: Type, name: str) -> Node:
+    """A place for an argument of this type."""
     return make_node("input", (), (type,), name=name)
 
 

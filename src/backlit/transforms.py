@@ -1,7 +1,8 @@
 """Functions of functions: gradients, vector-Jacobian, Jacobian-vector and Hessian-vector products.
 
-Each traces the function, differentiates the graph, and runs it (by the reference executor) or, when called inside another
-trace, becomes part of that trace: so they nest to any order. For speed, compile the result: `bl.compile(bl.grad(f))`.
+Each traces the function, differentiates the graph, and runs it (by the reference executor) or, when called inside
+another trace, becomes part of that trace: so they nest to any order. For speed, compile the result:
+`bl.compile(bl.grad(f))`.
 """
 
 from __future__ import annotations
@@ -145,7 +146,10 @@ def _like(tree: Any, structure: Any, types: Sequence[Any], what: str) -> list[Va
 
 
 def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
-    """f's value, and the function from a cotangent v (of the value's structure) to the tuple of v^T df/dx, one x a primal."""
+    """f's value, and the function that takes a cotangent v to the tuple of v^T df/dx, one for each primal x.
+
+    v has the structure of the value.
+    """
     trace = trace_function(f, *primals)
     graph = trace.graph
     incoming = [input_node(o.type, f"grad {i}") for i, o in enumerate(graph.outputs)]
@@ -156,13 +160,13 @@ def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
     def back(cotangent: Any) -> tuple[Any, ...]:
         values = _like(cotangent, trace.result, [o.type for o in graph.outputs], "the cotangent")
         results = apply_graph(pullback, [*trace.leaves, *values])
-        return unflatten(trace.arguments.children[0], results)  # type: ignore[no-any-return]
+        return unflatten(trace.arguments.children[0], results)
 
     return unflatten(trace.result, apply_graph(graph, trace.leaves)), back
 
 
 def _tangents(outputs: Sequence[Node], inputs: Sequence[Node], tangents: Sequence[Node]) -> list[Node]:
-    """J v for each output: the gradient with respect to u of (J^T u) . v, which is linear in u, so u is of no matter."""
+    """J v for each output: the gradient by u of (J^T u) . v, which is linear in u, so that u is of no matter."""
     u = [input_node(o.type, "u") for o in outputs]
     back = reverse(outputs, [Traced(i) for i in u], inputs).gradients
     pairs = [(b.node, Traced(t)) for b, t in zip(back, tangents, strict=True) if b is not None]
@@ -204,4 +208,4 @@ def hvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
     second = reverse(first, [Traced(d) for d in directions], graph.inputs).gradients
     outputs = tuple(zeros_if_none(g, i).node for g, i in zip(second, graph.inputs, strict=True))
     results = apply_graph(Graph((*graph.inputs, *directions), outputs, f"hvp_{graph.name}"), [*trace.leaves, *values])
-    return unflatten(trace.arguments.children[0], results)  # type: ignore[no-any-return]
+    return unflatten(trace.arguments.children[0], results)

@@ -1,4 +1,4 @@
-"""The reference executor: a loop that calls each op's NumPy semantics. No passes; every other executor is held to it."""
+"""The reference executor: a loop that calls each op's NumPy semantics. No passes: it is the oracle of the others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Functions of ops that readers know by name. They have no rules of their own: gradients, compilation and explanation come
-from what they are made of. `@composite` keeps their nodes together under their name.
+"""Functions of ops that readers know by name. They have no rules of their own: gradients, compilation and explanation
+come from what they are made of. `@composite` keeps their nodes together under their name.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def attention(
 ) -> Value:
     """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); scale is 1 / sqrt(d) by default.
 
-    query (..., n, d), key (..., m, d), value (..., m, v) give (..., n, v). `mask` (booleans that broadcast to (..., n, m))
-    is true where a query may look; `causal` lets query i look at keys 0 .. i only. Masked scores get a very large negative
-    number, so a query that may look nowhere looks everywhere alike instead of giving nan.
+    query (..., n, d), key (..., m, d), value (..., m, v) give (..., n, v). `mask` (booleans that broadcast to (..., n,
+    m)) is true where a query may look; `causal` lets query i look at keys 0 .. i only. Masked scores get a very large
+    negative number, so a query that may look nowhere looks everywhere alike instead of giving nan.
     """
     q, k = type_of(query), type_of(key)
     with told_as("attention", query, key, value):

@@ -168,7 +168,7 @@ def tensordot(a: Value, b: Value, axes: int | Sequence[Sequence[int]] = 2) -> Va
 
 
 def einsum(spec: str, *operands: Value, _stretch: bool = False) -> Value:
-    """Einstein's summation, NumPy's `einsum` notation, for any number of operands: `"bij,bjk->bik"`, `"ii->i"`, `"...i"`.
+    """Einstein's summation in NumPy's notation, for any number of operands: `"bij,bjk->bik"`, `"ii->i"`, `"...i"`.
 
     Operands are multiplied two at a time in an order chosen by opt_einsum. Raises ShapeError for a spec that does not
     fit the operands.

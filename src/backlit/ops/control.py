@@ -2,12 +2,12 @@
 
     scan(f, init, xs):   carry = init;   for t in 0 .. T-1:   carry, y[t] = f(carry, x[t]);   result: carry, y
 
-The node's inputs are what the body needs from outside (found by looking at what it uses: anything that does not depend on
-the carry or on x[t] is computed once, outside), then the initial carry, then the sequences.
+The node's inputs are what the body needs from outside (found by looking at what it uses: anything that does not depend
+on the carry or on x[t] is computed once, outside), then the initial carry, then the sequences.
 
-Differentiating it takes two scans. The forward one is run with every value that the backward pass will need as a further
-result; the backward one runs the other way, carries the gradient of the carry and adds up the gradient of what came from
-outside. `passes.loops` later merges the forward scan with the one that the user wrote.
+Differentiating it takes two scans. The forward one is run with every value that the backward pass will need as a
+further result; the backward one runs the other way, carries the gradient of the carry and adds up the gradient of what
+came from outside. `passes.loops` later merges the forward scan with the one that the user wrote.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from backlit.errors import ShapeError, StructureError
 from backlit.ir import Graph, Node, Type, reachable, substitute
+from backlit.ops.elementwise import add, multiply
 from backlit.ops.interpret import interpreter
 from backlit.ops.record import Array, Case, Context, Notation, Op, Samples, Spec, Value, constant_like, told_as
 from backlit.pytree import as_array, flatten, unflatten
@@ -99,7 +100,7 @@ def _vjp(ctx: Context, g: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
     old = dict(zip(kept, seen, strict=True))
     new = substitute(wanted, old)
     n, m = len(state_wrt), len(fixed_wrt)
-    totals = [(Traced(s) + Traced(v)).node for s, v in zip(sums, new[n : n + m], strict=True)]
+    totals = [add(Traced(s), Traced(v)).node for s, v in zip(sums, new[n : n + m], strict=True)]
     moving = [incoming[states.index(i)] for i in state_wrt]
     still = [j for j in range(carry) if states[j] not in share]
     zeros = {incoming[j]: constant_like(Traced(incoming[j]), 0).node for j in still}
@@ -142,9 +143,10 @@ def _results(value: Value) -> tuple[Value, ...]:
 
 def _sample_body() -> Graph:
     """c' = w c + x, y = c'^2."""
-    w, c, x = (Traced(input_node(Type(np.dtype(np.float64), (2,)), name)) for name in "wcx")
-    new = w * c + x
-    return Graph((w.node, c.node, x.node), (new.node, (new * new).node), "step")
+    step = Type(np.dtype(np.float64), (2,))
+    w, c, x = inputs = [input_node(step, name) for name in "wcx"]
+    new = add(multiply(Traced(w), Traced(c)), Traced(x))
+    return Graph(tuple(inputs), (new.node, multiply(new, new).node), "step")
 
 
 def _samples() -> Samples:
@@ -185,7 +187,7 @@ def scan(
     tree too. The carry keeps its structure, shapes and dtypes. `xs=None` needs `length`. `reverse` goes from the last
     element to the first (y stays in the order of xs). f may use traced values from outside.
 
-    Raises ShapeError where the lengths differ or the carry changes its type, StructureError where f does not give a pair.
+    Raises ShapeError where the lengths differ or the carry changes its type, StructureError where f gives no pair.
     """
     state, state_paths, state_structure = flatten(init)
     sequences, paths, _ = flatten(xs)
@@ -211,7 +213,7 @@ def scan(
     for i, (path, old, new) in enumerate(zip(state_paths, state, body.outputs, strict=False)):
         if type_of(old) != new.type:
             raise ShapeError(
-                f"the carry{path and ' ' + path} (number {i}) is {type_of(old)} before the step and {new.type} after it",
+                f"the carry{path and ' ' + path} (number {i}) is {type_of(old)} before a step and {new.type} after it",
                 op="scan",
                 fix="start with the type that the step gives: ops.astype, ops.broadcast_to",
             )

@@ -2,8 +2,8 @@
 
 A gradient rule gives, for each input, the incoming gradient g times the local derivative, at the full broadcast shape;
 summing it back to the input's own shape is autodiff's business, in one place. Where a derivative does not exist (relu
-and abs at 0, maximum at a tie) the rule names the value that is taken. Ops that are constant between jumps (sign, floor,
-round) have the derivative 0; comparisons have booleans as results and none.
+and abs at 0, maximum at a tie) the rule names the value that is taken. Ops that are constant between jumps (sign,
+floor, round) have the derivative 0; comparisons have booleans as results and none.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from backlit.ops.record import (
     INTEGERS,
     NUMBERS,
     Case,
+    Context,
     Notation,
     Op,
     Spec,
@@ -89,7 +90,7 @@ negative = elementwise(
 )
 
 
-def _pow_vjp(ctx: Any, g: Value) -> tuple[Value, Value]:
+def _pow_vjp(ctx: Context, g: Value) -> tuple[Value, Value]:
     x, n = ctx.inputs
     fixed = ctx.constant(1)
     if fixed is not None:  # d(x^n)/dx = n x^(n-1)
@@ -192,7 +193,7 @@ sin = elementwise(
     doc="The sine of x, x in radians.",
 )
 
-cos = elementwise(
+cos: Op = elementwise(
     "cos",
     numpy=np.cos,
     scalar=lambda s, x: s.cos(x),
@@ -245,7 +246,7 @@ _MATH_ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _erf_scalar(s: Any, x: Any) -> Any:
-    """By a series of positive terms below 2, by the continued fraction of erfc above (Abramowitz & Stegun 7.1.6, 7.1.14)."""
+    """A series of positive terms below 2, the continued fraction of erfc above (Abramowitz & Stegun 7.1.6, 7.1.14)."""
     a = s.minimum(s.abs(x), _TAIL)
     square = a * a
     double = x.dtype == np.float64
@@ -317,7 +318,7 @@ abs = elementwise(
     kinds=NUMBERS,
 )
 
-sign = elementwise(
+sign: Op = elementwise(
     "sign",
     numpy=np.sign,
     scalar=lambda s, x: s.sign(x),
@@ -327,7 +328,7 @@ sign = elementwise(
     kinds=NUMBERS,
 )
 
-floor = elementwise(
+floor: Op = elementwise(
     "floor",
     numpy=np.floor,
     scalar=lambda s, x: s.floor(x),
@@ -346,16 +347,26 @@ round = elementwise(
 )
 
 
-def _share(first: Value, second: Value, g: Value) -> Value:
-    """The gradient where `first` wins, half of it at a tie."""
-    return where(greater(first, second), g, where(equal(first, second), 0.5 * g, 0.0))
+def _share(winner: Value, loser: Value, g: Value) -> Value:
+    """The gradient where the winner is larger than the loser, half of it at a tie."""
+    return where(greater(winner, loser), g, where(equal(winner, loser), 0.5 * g, 0.0))
+
+
+def _maximum_vjp(ctx: Context, g: Value) -> tuple[Value, Value]:
+    a, b = ctx.inputs
+    return _share(a, b, g), _share(b, a, g)
+
+
+def _minimum_vjp(ctx: Context, g: Value) -> tuple[Value, Value]:
+    a, b = ctx.inputs
+    return _share(b, a, g), _share(a, b, g)
 
 
 maximum = elementwise(
     "maximum",
     numpy=np.maximum,
     scalar=lambda s, a, b: s.maximum(a, b),
-    vjp=lambda ctx, g: (_share(*ctx.inputs, g), _share(*reversed(ctx.inputs), g)),
+    vjp=_maximum_vjp,
     notation=function("max", r"\max"),
     doc="The larger of a and b; nan if one is nan. At a tie each gets half of the gradient.",
     kinds=NUMBERS,
@@ -365,7 +376,7 @@ minimum = elementwise(
     "minimum",
     numpy=np.minimum,
     scalar=lambda s, a, b: s.minimum(a, b),
-    vjp=lambda ctx, g: (_share(*reversed(ctx.inputs), g), _share(*ctx.inputs, g)),
+    vjp=_minimum_vjp,
     notation=function("min", r"\min"),
     doc="The smaller of a and b; nan if one is nan. At a tie each gets half of the gradient.",
     kinds=NUMBERS,
@@ -384,7 +395,7 @@ equal = _comparison("equal", np.equal, lambda s, a, b: a == b, "==", "=", ANY)
 not_equal = _comparison("not_equal", np.not_equal, lambda s, a, b: a != b, "!=", r"\ne", ANY)
 less = _comparison("less", np.less, lambda s, a, b: a < b, "<", "<")
 less_equal = _comparison("less_equal", np.less_equal, lambda s, a, b: a <= b, "<=", r"\le")
-greater = _comparison("greater", np.greater, lambda s, a, b: a > b, ">", ">")
+greater: Op = _comparison("greater", np.greater, lambda s, a, b: a > b, ">", ">")
 greater_equal = _comparison("greater_equal", np.greater_equal, lambda s, a, b: a >= b, ">=", r"\ge")
 
 
@@ -482,7 +493,7 @@ def _cast_rule(x: Type, dtype: np.dtype[Any]) -> Type:
     return x.with_dtype(dtype)
 
 
-cast = Op(
+cast: Op = Op(
     "cast",
     "elementwise",
     "x converted to another dtype. The gradient passes between floating-point dtypes and nowhere else.",
@@ -526,10 +537,3 @@ stop_gradient = elementwise(
     doc="x itself, through which no gradient passes.",
     kinds=ANY,
 )
-__all__ = [
-    "abs", "add", "astype", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
-    "bitwise_xor", "cos", "divide", "equal", "erf", "erfinv", "exp", "expm1", "floor", "floor_divide", "greater",
-    "greater_equal", "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "logical_xor",
-    "maximum", "minimum", "multiply", "negative", "not_equal", "pow", "relu", "remainder", "round", "sigmoid", "sign",
-    "sin", "softplus", "sqrt", "stop_gradient", "subtract", "tanh", "where",
-]  # fmt: skip

@@ -1,8 +1,8 @@
 """Reading and adding at computed places: `gather` and `scatter_add`, each the gradient of the other.
 
 Both primitives index the leading axes of x by one integer array an axis, as NumPy does: `x[i, j]`. Everything else
-(`x[...]`, take, take_along_axis, one_hot, triangles) is composed of them, of movement and of comparisons. Indices may be
-negative (counted from the end); an index out of range raises IndexingError, on every executor.
+(`x[...]`, take, take_along_axis, one_hot, triangles) is composed of them, of movement and of comparisons. Indices may
+be negative (counted from the end); an index out of range raises IndexingError, on every executor.
 """
 
 from __future__ import annotations
@@ -66,6 +66,15 @@ def _gather_numpy(x: np.ndarray[Any, Any], *indices: np.ndarray[Any, Any]) -> An
     return x[indices]
 
 
+# the shape of x, and for each index its shape and the size of the axis that it counts
+_GATHERED: list[tuple[tuple[int, ...], list[tuple[tuple[int, ...], int]]]] = [
+    ((4,), [((3,), 4)]),
+    ((4, 2), [((2, 3), 4)]),
+    ((3, 2, 2), [((2, 1), 3), ((3,), 2)]),
+    ((3,), [((), 3)]),
+    ((3,), [((0,), 3)]),
+]
+
 gather = Op(
     "gather",
     "indexing",
@@ -77,16 +86,7 @@ gather = Op(
         *(None for _ in ctx.inputs[1:]),
     ),
     notation=Notation("gather"),
-    samples=tuple(
-        Case((Spec(x), *(Spec(i, -n, n - 1, "int64") for i, n in indices)))
-        for x, indices in [
-            ((4,), [((3,), 4)]),
-            ((4, 2), [((2, 3), 4)]),
-            ((3, 2, 2), [((2, 1), 3), ((3,), 2)]),
-            ((3,), [((), 3)]),
-            ((3,), [((0,), 3)]),
-        ]
-    ),
+    samples=tuple(Case((Spec(x), *(Spec(i, -n, n - 1, "int64") for i, n in indices))) for x, indices in _GATHERED),
     signature="x, *indices",
 )
 
@@ -107,7 +107,7 @@ def _scatter_numpy(x: np.ndarray[Any, Any], updates: np.ndarray[Any, Any], *indi
     return out
 
 
-_scatter_add = Op(
+_scatter_add: Op = Op(
     "scatter_add",
     "indexing",
     "x with the updates added at these indices of its leading axes; what meets in one place adds up.",

@@ -440,6 +440,6 @@ def tile(x: Value, repeats: Sequence[int]) -> Value:
         if len(repeats) != t.ndim:
             raise ShapeError(f"{len(repeats)} repeats for {t.ndim} axes")
     wide = expand_dims(x, tuple(range(0, 2 * t.ndim, 2)))
-    pairs = [pair for pair in zip(repeats, t.shape, strict=True)]
+    pairs = list(zip(repeats, t.shape, strict=True))
     wide = broadcast_to(wide, [n for pair in pairs for n in pair])
     return reshape(wide, tuple(r * n for r, n in pairs))

@@ -58,8 +58,8 @@ def _unary(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _array_ufunc(self: Traced, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-    """NumPy's own functions on traced values (`np.tanh(x)`, `array + x`): the op of the same meaning, if there is one."""
-    found = next((op for op in OPS.values() if op.numpy is ufunc), None)
+    """NumPy's own functions on traced values (`np.tanh(x)`, `array + x`): the op of that meaning, if there is one."""
+    found: Callable[..., Any] | None = next((op for op in OPS.values() if op.numpy is ufunc), None)
     if ufunc is np.matmul:
         found = contraction.matmul
     if found is None or method != "__call__" or kwargs:

@@ -1,9 +1,9 @@
 """Random numbers that are functions: the same key gives the same numbers, on every executor.
 
-A counter-based generator has no state: `threefry2x32` scrambles a counter under a key (J. Salmon et al., Parallel random
-numbers: as easy as 1, 2, 3, SC 2011, section 4.2; 20 rounds). A key is two uint32. `split` and `fold_in` make new keys; use
-each key once. Bits, keys and float32 `uniform` are those of JAX's partitionable Threefry: element i of a draw is the
-counter i, so a part of a draw can be made without the rest.
+A counter-based generator has no state: `threefry2x32` scrambles a counter under a key (J. Salmon et al., Parallel
+random numbers: as easy as 1, 2, 3, SC 2011, section 4.2; 20 rounds). A key is two uint32. `split` and `fold_in` make
+new keys; use each key once. Bits, keys and float32 `uniform` are those of JAX's partitionable Threefry: element i of a
+draw is the counter i, so a part of a draw can be made without the rest.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ threefry2x32 = elementwise(
     vjp=None,
     notation=Notation("threefry"),
     doc="Word 0 or 1 of the counter (x0, x1) scrambled under the key (k0, k1), all uint32.",
-    samples=tuple(Case((Spec((), 0, 9, "uint32"), Spec((), 0, 9, "uint32"), _U32, _U32), {"word": w}) for w in (0, 1)),
+    cases=tuple(Case((Spec((), 0, 9, "uint32"), Spec((), 0, 9, "uint32"), _U32, _U32), {"word": w}) for w in (0, 1)),
     kinds=UNSIGNED,
     arity=4,
 )

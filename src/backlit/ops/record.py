@@ -33,9 +33,17 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 class Context(Protocol):
     """What a gradient rule may look at: the values of the forward node, as traced values."""
 
-    node: Node
-    inputs: tuple[Value, ...]
-    params: Mapping[str, Any]
+    @property
+    def node(self) -> Node:
+        """The forward node."""
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """All inputs."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The params of the application."""
 
     @property
     def x(self) -> Value:
@@ -74,14 +82,17 @@ class Notation:
 
 
 def infix(glyph: str, precedence: int, latex: str = "") -> Notation:
+    """`a + b`."""
     return Notation(glyph, "infix", precedence, latex or glyph)
 
 
 def prefix(glyph: str, precedence: int = 30, latex: str = "") -> Notation:
+    """`-a`."""
     return Notation(glyph, "prefix", precedence, latex or glyph)
 
 
 def function(glyph: str, latex: str = "") -> Notation:
+    """`tanh(a)`."""
     return Notation(glyph, "function", 100, latex or rf"\operatorname{{{glyph}}}")
 
 
@@ -317,7 +328,7 @@ def normal_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """The axes counted from 0, sorted, each once; None means all."""
     if axes is None:
         return tuple(range(ndim))
-    found = [normal_axis(a, ndim) for a in (axes if isinstance(axes, tuple | list) else [axes])]
+    found = [normal_axis(a, ndim) for a in (axes if isinstance(axes, Sequence) else (axes,))]
     if len(set(found)) != len(found):
         raise ShapeError(f"the axes {axes} name an axis twice")
     return tuple(sorted(found))
@@ -327,11 +338,11 @@ def normal_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
 # Family constructors
 
 
-def _elementwise_cases(arity: int, low: float, high: float, other: tuple[float, float] | None) -> Samples:
+def _elementwise_cases(arity: int, first: tuple[float, float], others: tuple[float, float]) -> Samples:
     shapes: list[tuple[tuple[int, ...], ...]] = [((),) * arity, ((3,),) * arity, ((2, 3),) * arity, ((0, 2),) * arity]
     if arity == 2:
         shapes += [((2, 3), (3,)), ((2, 1), (1, 3)), ((), (1, 2))]
-    ranges = [(low, high)] + [other or (low, high)] * (arity - 1)
+    ranges = [first] + [others] * (arity - 1)
     return tuple(Case(tuple(Spec(s, *r) for s, r in zip(row, ranges, strict=True))) for row in shapes)
 
 
@@ -343,16 +354,17 @@ def elementwise(
     notation: Notation,
     doc: str,
     *,
-    samples: tuple[float, float] | Samples = (-2.0, 2.0),
+    samples: tuple[float, float] = (-2.0, 2.0),
     second: tuple[float, float] | None = None,
+    cases: Samples | None = None,
     kinds: str = FLOATS,
     result: Any = None,
     arity: int | None = None,
 ) -> Op:
     """An op that acts on each element alone; several inputs broadcast against each other and share one dtype.
 
-    `samples` is the range of the first input, `second` of the others; `result` the dtype of the result where it is
-    not that of the inputs; `kinds` the kinds of dtype that the op takes.
+    `samples` is the range of the first input, `second` of the others (or `cases` says it all); `result` the dtype of
+    the result where it is not that of the inputs; `kinds` the kinds of dtype that the op takes.
     """
     arity = len(inspect.signature(scalar).parameters) - 1 if arity is None else arity
 
@@ -361,7 +373,6 @@ def elementwise(
             raise DtypeError(f"the inputs have the dtypes {', '.join(dtype_name(t.dtype) for t in types)}")
         return Type(np.dtype(result or types[0].dtype), broadcast_shapes(*(t.shape for t in types)))
 
-    cases = samples if samples and isinstance(samples[0], Case) else _elementwise_cases(arity, *samples, second)  # type: ignore[misc]
     return Op(
         name,
         "elementwise",
@@ -370,7 +381,7 @@ def elementwise(
         numpy,
         vjp,
         notation,
-        cases,  # type: ignore[arg-type]
+        _elementwise_cases(arity, samples, second or samples) if cases is None else cases,
         scalar=scalar,
         promotes=arity > 1,
         kinds=kinds,

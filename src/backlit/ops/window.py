@@ -9,8 +9,8 @@ windows back into place; each is the gradient of the other. All else is composed
     transposed convolution   fold(contract(x, weights))           the gradient of a convolution, run forwards
     pooling                  max or mean over the window axes of windows(x)
 
-An executor that has a direct convolution finds it as these pairs. Values are laid out (batch, *space, channels), weights
-(*window, input channels / groups, output channels), as dense weights are (inputs, units).
+An executor that has a direct convolution finds it as these pairs. Values are laid out (batch, *space, channels),
+weights (*window, input channels / groups, output channels), as dense weights are (inputs, units).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _fold_vjp(ctx: Any, g: Value) -> tuple[Value]:
     return (windows(g, **{k: v for k, v in ctx.params.items() if k != "extent"}),)
 
 
-fold = Op(
+fold: Op = Op(
     "fold",
     "window",
     "Windows added back into place: the elements of a value of size `extent` that each window position falls on.",
@@ -133,7 +133,7 @@ fold = Op(
 
 def _each(value: int | Sequence[int], n: int, what: str) -> Sizes:
     """One integer for each of n axes."""
-    found = tuple(value) if isinstance(value, tuple | list) else (value,) * n
+    found = (value,) * n if isinstance(value, int) else tuple(value)
     if len(found) != n or any(isinstance(v, bool) or not isinstance(v, int | np.integer) or v < 1 for v in found):
         raise ShapeError(f"{what}={value!r} is not one positive integer, or {n} of them")
     return tuple(int(v) for v in found)
