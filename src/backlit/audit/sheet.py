@@ -1,0 +1,409 @@
+"""A worksheet as a graph: every quantity is a node, every claim names the node it is about.
+
+Givens and params are inputs of the graph; a definition is a node that carries the author's own name; a derivative is
+what reverse mode makes of the nodes; a `step` replaces each param by the node `w - lr dE/dw`, and everything defined in
+terms of it by the same formula of the new values; `repeat` is a loop (`scan`) over such steps. So gradients, explanation
+and execution work on a worksheet as on any other program.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from backlit import ops
+from backlit.audit.syntax import (
+    Array,
+    Binary,
+    Block,
+    Call,
+    Chain,
+    Derivative,
+    Expr,
+    Given,
+    Name,
+    Number,
+    Repeat,
+    Statement,
+    Step,
+    Unary,
+    WorksheetError,
+    parse_line,
+)
+from backlit.autodiff import reverse, zeros_if_none
+from backlit.errors import Error
+from backlit.ir import Graph, Node, Type, substitute
+from backlit.tracing import Traced, input_node, lift
+
+Value: TypeAlias = Any
+
+FUNCTIONS: dict[str, Callable[[Value], Value]] = {
+    "sigmoid": ops.sigmoid,
+    "σ": ops.sigmoid,
+    "tanh": ops.tanh,
+    "relu": ops.relu,
+    "softplus": ops.softplus,
+    "softmax": ops.softmax,
+    "exp": ops.exp,
+    "log": ops.log,
+    "ln": ops.log,
+    "sqrt": ops.sqrt,
+    "abs": ops.abs,
+    "sum": ops.sum,
+    "mean": ops.mean,
+    "max": ops.max,
+    "T": ops.transpose,
+}
+CONSTANTS = {"e": math.e, "pi": math.pi, "π": math.pi}
+_UNROLLED = 3  # a `repeat` of at most this many steps is written out, a longer one is a loop
+_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One number, or one expression with numbers put in, that the author says is equal to a quantity.
+
+    `target` is the node of the quantity as it should be. `formula` is the author's own expression for it on the same
+    line, where there is one. `epoch` counts the steps taken before the line. `printed` is the claim as written.
+    """
+
+    line: int
+    column: int
+    quantity: str
+    part: Expr
+    target: Node
+    formula: Expr | None
+    epoch: int
+    printed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A step of gradient descent: the params before it and after it, and the gradients used."""
+
+    line: int
+    loss: Node
+    rate: float
+    before: dict[str, Node]
+    after: dict[str, Node]
+    gradients: dict[str, Node]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One worksheet. `inputs` are the nodes of givens and params with their numbers; `epochs[k]` maps the names to their
+    nodes after k statements `step` or `repeat`; `text` are the lines, the first of them line `line` of the file.
+    """
+
+    line: int
+    text: tuple[str, ...]
+    inputs: dict[Node, np.ndarray[Any, Any]]
+    trainable: frozenset[str]
+    epochs: tuple[dict[str, Node], ...]
+    definitions: dict[str, Expr]
+    updates: tuple[Update, ...]
+    claims: tuple[Claim, ...]
+
+    def graph(self, *outputs: Node) -> Graph:
+        """The graph from the sheet's numbers to these nodes."""
+        return Graph(tuple(self.inputs), outputs, "worksheet")
+
+
+def read(block: Block) -> Sheet:
+    """The worksheet in a block. Raises WorksheetError with line, column and what was expected."""
+    reader = _Reader()
+    for offset, text in enumerate(block.lines):
+        try:
+            statement = parse_line(text, reader.is_quantity)
+            if statement is not None:
+                reader.take(statement, block.line + offset, text)
+        except WorksheetError as e:
+            raise e.at(block.line + offset, text) from None
+        except Error as e:  # an op refused: shapes that do not fit, a derivative of what is no number
+            raise WorksheetError(e.what, 1, 1, fix=e.fix).at(block.line + offset, text) from None
+    return reader.finish(block)
+
+
+def expression(expr: Expr, look_up: Callable[[Name | Derivative], Value]) -> Value:
+    """The value of an expression, made of ops; `look_up` gives the quantities. Depth is bounded by the parser."""
+    match expr:
+        case Number():
+            return np.float64(expr.value)
+        case Name() | Derivative():
+            return look_up(expr)
+        case Array(items=items):
+            values = [expression(i, look_up) for i in items]
+            return ops.stack(values) if values else np.zeros(0)
+        case Unary(operand=operand):
+            return -_value(expression(operand, look_up))
+        case Binary("^", Name("e", primed=False), power) if look_up(expr.left) is CONSTANTS["e"]:  # type: ignore[arg-type]
+            return ops.exp(_value(expression(power, look_up)))
+        case Binary("^", base, Number() as power):
+            return ops.pow(_value(expression(base, look_up)), power.value)
+        case Binary(op, left, right):
+            return _BINARY[op](_value(expression(left, look_up)), _value(expression(right, look_up)))
+        case Call(function=name, arguments=arguments):
+            return _call(name, [_value(expression(a, look_up)) for a in arguments], expr.column)
+
+
+_BINARY: dict[str, Callable[[Value, Value], Value]] = {
+    "+": ops.add,
+    "-": ops.subtract,
+    "*": ops.multiply,
+    "/": ops.divide,
+    "^": ops.pow,
+    "@": ops.matmul,
+}
+
+
+def _value(value: Value) -> Value:
+    """A float64 value: a Python number (e, pi) becomes one."""
+    return np.float64(value) if isinstance(value, float) else value
+
+
+def _call(name: str, arguments: Sequence[Value], column: int) -> Value:
+    if name == "max" and len(arguments) > 1:
+        found = arguments[0]
+        for other in arguments[1:]:
+            found = ops.maximum(found, other)
+        return found
+    if name not in FUNCTIONS:
+        raise WorksheetError(f"there is no function {name!r}", column=column, fix=f"there are {', '.join(FUNCTIONS)}")
+    if len(arguments) != 1:
+        raise WorksheetError(f"{name} takes one argument, not {len(arguments)}", column=column)
+    return FUNCTIONS[name](arguments[0])
+
+
+def text_of(expr: Expr, line: str) -> str:
+    """The claim as it was printed: a number's own text, else the author's expression between its two equals signs."""
+    if isinstance(expr, Number):
+        return expr.text
+    starts = [0, *(i + 1 for i, c in enumerate(line) if c == "=")]
+    start = max(s for s in starts if s <= max(first_column(expr) - 1, 0))
+    return line[start:].split("=")[0].split("#")[0].strip()
+
+
+def first_column(expr: Expr) -> int:
+    """Where the expression starts on its line, from 1."""
+    match expr:
+        case Binary(left=left):
+            return first_column(left)
+        case _:
+            return expr.column
+
+
+@dataclass
+class _Reader:
+    """Takes the statements of a sheet in order."""
+
+    names: dict[str, Node] = field(default_factory=dict)
+    inputs: dict[Node, np.ndarray[Any, Any]] = field(default_factory=dict)
+    trainable: list[str] = field(default_factory=list)
+    definitions: dict[str, Expr] = field(default_factory=dict)
+    epochs: list[dict[str, Node]] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    waiting: list[tuple[int, str]] = field(default_factory=list)  # claims about w': their place, and w
+    last_step: Step | None = None
+
+    def is_quantity(self, name: str) -> bool:
+        return name in self.names
+
+    # --- looking up ---
+
+    def find(self, name: Name) -> Node:
+        if name.name in self.names:
+            return self.names[name.name]
+        near = difflib.get_close_matches(name.name, self.names, 2)
+        raise WorksheetError(
+            f"{name.name!r} is not defined above",
+            column=name.column,
+            fix=f"did you mean {' or '.join(near)}?" if near else "say what it is with given, param or a formula",
+        )
+
+    def look_up(self, name: Name | Derivative) -> Value:
+        if isinstance(name, Derivative):
+            return self.slope(name)
+        if name.primed:
+            raise WorksheetError(f"{name.name}' has no value yet", column=name.column, fix="use it after the step")
+        if name.name in self.names:
+            return Traced(self.names[name.name])
+        base = name.name.rstrip("⁰¹²³⁴⁵⁶⁷⁸⁹")
+        if base != name.name and (base in self.names or base in CONSTANTS):  # x² where no x² was defined: a power
+            power = float(name.name[len(base) :].translate(_SUPERSCRIPT))
+            return ops.pow(_value(self.look_up(replace(name, name=base))), power)
+        return CONSTANTS[name.name] if name.name in CONSTANTS else Traced(self.find(name))
+
+    def slope(self, d: Derivative) -> Value:
+        of, by = self.find(Name(d.of, False, d.column + 1)), self.find(Name(d.by, False, d.column + len(d.of) + 3))
+        if of.type.shape:
+            raise WorksheetError(
+                f"{d.of} has the shape {of.type.shape}: a derivative is taken of one number", column=d.column
+            )
+        found = reverse([of], [lift(np.float64(1.0))], [by]).gradients[0]
+        return zeros_if_none(found, by)
+
+    # --- statements ---
+
+    def take(self, statement: Statement, line: int, text: str) -> None:
+        match statement:
+            case Given():
+                self.give(statement)
+            case Chain():
+                self.chain(statement, line, text)
+            case Step():
+                self.step(statement, line)
+            case Repeat():
+                self.repeat(statement, line)
+
+    def define(self, name: Name, node: Node) -> None:
+        if name.name in self.names:
+            raise WorksheetError(f"{name.name!r} is defined already", column=name.column)
+        self.names[name.name] = node
+
+    def give(self, given: Given) -> None:
+        for name, expr in given.values:
+            value = _numbers(expr)
+            node = input_node(Type(value.dtype, value.shape), name.name)
+            self.define(name, node)
+            self.inputs[node] = value
+            if given.trainable:
+                self.trainable.append(name.name)
+
+    def chain(self, chain: Chain, line: int, text: str) -> None:
+        left, parts = chain.left, chain.parts
+        formula = next((p for p in parts if not is_number(p)), None)
+        if isinstance(left, Name) and not left.primed and left.name not in self.names:
+            if formula is None or is_number(parts[0]):
+                raise WorksheetError(
+                    f"{left.name!r} is not defined above",
+                    column=left.column,
+                    fix=f"write `given {left.name} = ...` for a number that is given, or `{left.name} = formula`",
+                )
+            self.define(left, self.named(expression(parts[0], self.look_up), left.name))
+            self.definitions[left.name] = parts[0]
+            formula, parts = parts[0], parts[1:]
+        if isinstance(left, Name) and left.primed:
+            if left.name not in self.trainable:
+                raise WorksheetError(f"{left.name} is no param: only params change in a step", column=left.column)
+            target = self.names[left.name]  # until the step says what it becomes
+            self.waiting += [(len(self.claims) + i, left.name) for i in range(len(parts))]
+        else:
+            target = self.find(left) if isinstance(left, Name) else lift(self.slope(left)).node
+        quantity = left.name + ("'" if isinstance(left, Name) and left.primed else "")
+        for part in parts:
+            if not is_number(part):
+                expression(part, self.look_up)  # reports what cannot be read
+            self.claims.append(
+                Claim(line, first_column(part), quantity, part, target, formula, len(self.epochs), text_of(part, text))
+            )
+
+    def named(self, value: Value, name: str) -> Node:
+        node = lift(_value(value)).node
+        if node.op == "input" or node in self.names.values():  # another name for the same thing: a node of its own
+            node = lift(ops.reshape(Traced(node), node.type.shape) if node.type.shape else Traced(node) * 1.0).node
+        return replace(node, name=name)
+
+    # --- steps ---
+
+    def step(self, step: Step, line: int) -> None:
+        loss = self.find(step.loss)
+        if loss.type.shape:
+            raise WorksheetError(f"the loss {step.loss.name} is no single number", column=step.loss.column)
+        for name in step.on:
+            if name.name not in self.trainable:
+                raise WorksheetError(f"{name.name!r} is no param", column=name.column, fix="declare it with param")
+        before = {n: self.names[n] for n in ([o.name for o in step.on] or self.trainable)}
+        if not before:
+            raise WorksheetError("there is no param to change", column=1, fix="declare the weights with param")
+        slopes = reverse([loss], [lift(np.float64(1.0))], list(before.values())).gradients
+        gradients = {n: zeros_if_none(g, w).node for (n, w), g in zip(before.items(), slopes, strict=True)}
+        after = {n: self.named(Traced(w) - step.rate * Traced(gradients[n]), n) for n, w in before.items()}
+        for place, param in self.waiting:
+            self.claims[place] = replace(self.claims[place], target=after.get(param, self.names[param]))
+        self.waiting.clear()
+        self.updates.append(Update(line, loss, step.rate, before, after, gradients))
+        self.move_on(before, after)
+        self.last_step = step
+
+    def move_on(self, before: dict[str, Node], after: dict[str, Node]) -> None:
+        """From here on every name means its formula at the new params."""
+        self.epochs.append(dict(self.names))
+        moved = {w: after[n] for n, w in before.items()}
+        nodes = substitute(list(self.names.values()), moved)
+        self.names = dict(zip(self.names, nodes, strict=True))
+
+    def repeat(self, repeat: Repeat, line: int) -> None:
+        if self.last_step is None:
+            raise WorksheetError("there is no step to repeat", column=1, fix="write `step E, lr = 0.5` first")
+        if repeat.count <= _UNROLLED:
+            for _ in range(repeat.count):
+                self.step(self.last_step, line)
+            return
+        step = self.last_step
+        loss = self.find(step.loss)
+        before = {n: self.names[n] for n in ([o.name for o in step.on] or self.trainable)}
+
+        def once(weights: tuple[Traced, ...], _: None) -> tuple[tuple[Value, ...], None]:
+            inside = {w: t.node for w, t in zip(before.values(), weights, strict=True)}
+            (now,) = substitute([loss], inside)
+            slopes = reverse([now], [lift(np.float64(1.0))], list(inside.values())).gradients
+            new: list[Value] = [
+                ops.subtract(t, ops.multiply(step.rate, zeros_if_none(g, t.node)))
+                for t, g in zip(weights, slopes, strict=True)
+            ]
+            return tuple(new), None
+
+        weights, _ = ops.scan(once, tuple(Traced(w) for w in before.values()), length=repeat.count)
+        after = {n: self.named(w, n) for n, w in zip(before, weights, strict=True)}
+        self.move_on(before, after)
+
+    def finish(self, block: Block) -> Sheet:
+        for place, name in self.waiting:
+            claim = self.claims[place]
+            if claim.formula is None:
+                raise WorksheetError(
+                    f"{name}' is claimed, but no step follows",
+                    claim.line,
+                    claim.column,
+                    block.lines[claim.line - block.line],
+                    fix="add `step E, lr = ...`",
+                )
+            target = lift(expression(claim.formula, self.look_up)).node
+            self.claims[place] = replace(claim, target=target)
+        return Sheet(
+            block.line,
+            block.lines,
+            self.inputs,
+            frozenset(self.trainable),
+            (*self.epochs, dict(self.names)),
+            self.definitions,
+            tuple(self.updates),
+            tuple(self.claims),
+        )
+
+
+def is_number(expr: Expr) -> bool:
+    """Whether the expression is a printed number, or an array of printed numbers."""
+    return isinstance(expr, Number) or (isinstance(expr, Array) and all(is_number(i) for i in expr.items))
+
+
+def _numbers(expr: Expr) -> np.ndarray[Any, Any]:
+    """The number or array of a given. Constant formulas (`1/3`, `e^2`) are computed."""
+
+    def constant(name: Name | Derivative) -> Value:
+        if isinstance(name, Name) and name.name in CONSTANTS and not name.primed:
+            return CONSTANTS[name.name]
+        raise WorksheetError(
+            "a given is a number or an array of numbers", column=name.column, fix="define formulas without `given`"
+        )
+
+    try:
+        return np.asarray(expression(expr, constant), np.float64)
+    except ValueError:
+        raise WorksheetError("the rows of the array differ in length", column=first_column(expr)) from None
