@@ -133,7 +133,7 @@ class Op:
     vjp       (context, g) -> for each input its share of the gradient, or None for zero; None where the op has no
               gradient (its results are integers or booleans)
     scalar    (s, *numbers) -> number: the same meaning for single numbers, for elementwise ops; for reductions
-              (s, a, b) -> number, how two are combined. `s` is a namespace: see `tests/scalars.py`
+              (s, a, b) -> number, how two are combined. `s` has the functions of `ops.scalars.Scalars`
     promotes  inputs are brought to a common dtype before the op sees them
     """
 
