@@ -79,3 +79,15 @@ class LegalityError(Error, RuntimeError):
 
 class UnsupportedError(Error, NotImplementedError):
     """Something that an executor cannot run, named."""
+
+
+class DataError(Error, ValueError):
+    """Data that cannot be learned from as it is: wrong shapes, words in a number column, missing or infinite values."""
+
+
+class CheckpointError(Error, ValueError):
+    """A file that is no model or checkpoint of ours, is damaged, or does not belong to what it is loaded into."""
+
+
+class DivergenceError(Error, ArithmeticError):
+    """Training came upon a value that is infinite or not a number."""
