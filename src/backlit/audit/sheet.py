@@ -2,8 +2,8 @@
 
 Givens and params are inputs of the graph; a definition is a node that carries the author's own name; a derivative is
 what reverse mode makes of the nodes; a `step` replaces each param by the node `w - lr dE/dw`, and everything defined in
-terms of it by the same formula of the new values; `repeat` is a loop (`scan`) over such steps. So gradients, explanation
-and execution work on a worksheet as on any other program.
+terms of it by the same formula of the new values; `repeat` is a loop (`scan`) over such steps. So gradients,
+explanation and execution work on a worksheet as on any other program.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """One worksheet. `inputs` are the nodes of givens and params with their numbers; `epochs[k]` maps the names to their
-    nodes after k statements `step` or `repeat`; `text` are the lines, the first of them line `line` of the file.
+    """One worksheet. `inputs` are the nodes of givens and params with their numbers; `epochs[k]` maps the names to
+    their nodes after k statements `step` or `repeat`; `text` are the lines, the first of them line `line` of the file.
     """
 
     line: int
@@ -306,7 +306,7 @@ class _Reader:
     def named(self, value: Value, name: str) -> Node:
         node = lift(_value(value)).node
         if node.op == "input" or node in self.names.values():  # another name for the same thing: a node of its own
-            node = lift(ops.reshape(Traced(node), node.type.shape) if node.type.shape else Traced(node) * 1.0).node
+            node = lift(ops.reshape(Traced(node), node.type.shape)).node
         return replace(node, name=name)
 
     # --- steps ---
@@ -323,7 +323,7 @@ class _Reader:
             raise WorksheetError("there is no param to change", column=1, fix="declare the weights with param")
         slopes = reverse([loss], [lift(np.float64(1.0))], list(before.values())).gradients
         gradients = {n: zeros_if_none(g, w).node for (n, w), g in zip(before.items(), slopes, strict=True)}
-        after = {n: self.named(Traced(w) - step.rate * Traced(gradients[n]), n) for n, w in before.items()}
+        after = {n: self.named(_moved(Traced(w), Traced(gradients[n]), step.rate), n) for n, w in before.items()}
         for place, param in self.waiting:
             self.claims[place] = replace(self.claims[place], target=after.get(param, self.names[param]))
         self.waiting.clear()
@@ -353,10 +353,7 @@ class _Reader:
             inside = {w: t.node for w, t in zip(before.values(), weights, strict=True)}
             (now,) = substitute([loss], inside)
             slopes = reverse([now], [lift(np.float64(1.0))], list(inside.values())).gradients
-            new: list[Value] = [
-                ops.subtract(t, ops.multiply(step.rate, zeros_if_none(g, t.node)))
-                for t, g in zip(weights, slopes, strict=True)
-            ]
+            new = [_moved(t, zeros_if_none(g, t.node), step.rate) for t, g in zip(weights, slopes, strict=True)]
             return tuple(new), None
 
         weights, _ = ops.scan(once, tuple(Traced(w) for w in before.values()), length=repeat.count)
@@ -386,6 +383,11 @@ class _Reader:
             tuple(self.updates),
             tuple(self.claims),
         )
+
+
+def _moved(weight: Value, gradient: Value, rate: float) -> Value:
+    """The weight after one step of gradient descent."""
+    return weight - rate * gradient
 
 
 def is_number(expr: Expr) -> bool:

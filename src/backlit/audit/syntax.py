@@ -309,7 +309,7 @@ def _depth(column: int, *children: Expr) -> int:
 
 
 @v_args(inline=True)
-class _Build(Transformer):  # type: ignore[type-arg]
+class _Build(Transformer):
     """Called by the parser bottom-up, so that a deep expression is stopped before anything recursive sees it."""
 
     def number(self, token: Token) -> Number:
