@@ -1,8 +1,8 @@
 """The instruction set of scalar forms: all that a compiler must be able to do with one number.
 
-The scalar form of an op is a Python function `(s, *numbers) -> number`, `s` being a `Scalars`. A compiler calls it once,
-with its own numbers (registers of a machine, values of another library); what the form asks of them becomes code. So a
-form has no branches and no loops over numbers: only these functions and Python's operators.
+The scalar form of an op is a Python function `(s, *numbers) -> number`, `s` being a `Scalars`. A compiler calls it
+once, with its own numbers (registers of a machine, values of another library); what the form asks of them becomes code.
+So a form has no branches and no loops over numbers: only these functions and Python's operators.
 
 A number has a `dtype` (NumPy's) and
 
@@ -17,8 +17,8 @@ Both operands have one dtype. A Python number takes the dtype of the number besi
 functions below, and is never of another kind than that dtype (an int may stand for a float).
 
 Floating-point results follow IEEE 754: overflow gives inf, an invalid operation nan, nothing traps, and denormals are
-numbers like others. A product may be fused with the sum that it goes into, but nothing is reassociated. `exp`, `sin`, ...
-are right to a few units in the last place.
+numbers like others. A product may be fused with the sum that it goes into, but nothing is reassociated. `exp`, `sin`,
+... are right to a few units in the last place.
 """
 
 from __future__ import annotations
