@@ -23,7 +23,7 @@ from backlit.pytree import Structure, as_array, flatten, unflatten
 from backlit.sites import naming_site
 
 _scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
-_origin: ContextVar[Node | None] = ContextVar("origin", default=None)
+_labels: ContextVar[dict[str, Any] | None] = ContextVar("labels", default=None)
 
 
 class Traced:
@@ -107,10 +107,7 @@ class Traced:
 
 def _spot() -> dict[str, Any]:
     """The scope, site and origin of a node that is made now."""
-    origin = _origin.get()
-    if origin is not None:
-        return {"scope": origin.scope, "site": origin.site, "origin": origin}
-    return {"scope": _scope.get(), "site": naming_site()}
+    return _labels.get() or {"scope": _scope.get(), "site": naming_site()}
 
 
 def emit(op: str, inputs: Sequence[Any], types: Sequence[Type], params: Mapping[str, Any]) -> Node:
@@ -157,11 +154,24 @@ def scope(name: str, kind: str = "layer") -> Iterator[Scope]:
 @contextmanager
 def gradient_of(node: Node) -> Iterator[None]:
     """Nodes made inside are part of the gradient of `node`: they take its site and its scope."""
-    token = _origin.set(node)
+    with _labelled({"scope": node.scope, "site": node.site, "origin": node}):
+        yield
+
+
+@contextmanager
+def in_place_of(node: Node) -> Iterator[None]:
+    """Nodes made inside replace `node`: they take its scope, site and origin."""
+    with _labelled({"scope": node.scope, "site": node.site, "origin": node.origin}):
+        yield
+
+
+@contextmanager
+def _labelled(labels: dict[str, Any] | None) -> Iterator[None]:
+    token = _labels.set(labels)
     try:
         yield
     finally:
-        _origin.reset(token)
+        _labels.reset(token)
 
 
 def named(value: Any, name: str) -> Any:
@@ -212,11 +222,8 @@ def trace_function(function: Callable[..., Any], *args: Any, **kwargs: Any) -> T
             as_array(leaf, path)
     inputs = [input_node(type_of(leaf), path) for leaf, path in zip(leaves, paths, strict=True)]
     call_args, call_kwargs = unflatten(structure, [Traced(i) for i in inputs])
-    token = _origin.set(None)  # the function is the user's own, even when a gradient rule calls it
-    try:
+    with _labelled(None):  # the function is the user's own, even when a gradient rule calls it
         result = function(*call_args, **call_kwargs)
-    finally:
-        _origin.reset(token)
     outputs, out_paths, out_structure = flatten(result)
     for output, path in zip(outputs, out_paths, strict=True):
         if not isinstance(output, Traced):
