@@ -33,7 +33,9 @@ class Number:
 
 def _operands(values):
     """Arrays of one dtype; Python numbers take it."""
-    (dtype,) = {v.dtype for v in values if isinstance(v, Number)}
+    dtypes = {v.dtype for v in values if isinstance(v, Number)}
+    assert len(dtypes) == 1, f"dtypes mixed in a scalar form: {dtypes}"
+    (dtype,) = dtypes
     found = []
     for v in values:
         if isinstance(v, Number):

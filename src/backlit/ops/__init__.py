@@ -34,8 +34,6 @@ from backlit.ops.elementwise import (
     cos,
     divide,
     equal,
-    erf,
-    erfinv,
     exp,
     expm1,
     floor,
@@ -105,6 +103,7 @@ from backlit.ops.reduction import (
     sum,
     var,
 )  # fmt: skip
+from backlit.ops.special import erf, erfinv
 from backlit.ops.window import (
     avg_pool,
     conv,

@@ -15,6 +15,7 @@ from backlit.ops.contraction import matmul
 from backlit.ops.movement import expand_dims, iota, matrix_transpose
 from backlit.ops.record import Value, composite, told_as
 from backlit.ops.reduction import logsumexp, max, mean, sum
+from backlit.ops.special import erf
 from backlit.tracing import type_of
 
 # --- small elementwise functions --------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def gelu(x: Value, approximate: bool = False) -> Value:
     """
     if approximate:
         return 0.5 * x * (1.0 + ew.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
-    return 0.5 * x * (1.0 + ew.erf(x * math.sqrt(0.5)))
+    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
 
 
 @composite

@@ -8,7 +8,6 @@ floor, round) have the derivative 0; comparisons have booleans as results and no
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -239,73 +238,6 @@ softplus = elementwise(
     notation=function("softplus"),
     doc="log(1 + e^x), without overflow.",
     samples=(-3.0, 3.0),
-)
-
-_TAIL = 6.0  # erf(x) rounds to 1 beyond
-_MATH_ERF = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def _erf_scalar(s: Any, x: Any) -> Any:
-    """A series of positive terms below 2, the continued fraction of erfc above (Abramowitz & Stegun 7.1.6, 7.1.14)."""
-    a = s.minimum(s.abs(x), _TAIL)
-    square = a * a
-    double = x.dtype == np.float64
-    series = 1 + 0 * a
-    for n in reversed(range(1, 36 if double else 24)):
-        series = 1 + series * (2 * square / (2 * n + 1))
-    near = 2 / math.sqrt(math.pi) * a * s.exp(-square) * series
-    fraction = a
-    for k in reversed(range(1, 60 if double else 16)):
-        fraction = a + (k / 2) / fraction
-    far = 1 - s.exp(-square) / (math.sqrt(math.pi) * fraction)
-    size = s.where(a < 2, near, far)
-    return s.where(x < 0, -size, s.where(x == x, size, x))
-
-
-erf = elementwise(
-    "erf",
-    numpy=lambda x: _MATH_ERF(x).astype(x.dtype),
-    scalar=_erf_scalar,
-    vjp=lambda ctx, g: (g * (2 / math.sqrt(math.pi)) * exp(-(ctx.x * ctx.x)),),
-    notation=function("erf"),
-    doc="The error function, 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x.",
-)
-
-# M. Giles, Approximating the erfinv function (GPU Computing Gems, 2012), single precision; highest power first.
-_CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
-           -0.00417768164, 0.246640727, 1.50140941)  # fmt: skip
-_EDGE = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047,
-         1.00167406, 2.83297682)  # fmt: skip
-
-
-def _erfinv(s: Any, x: Any, erf_of: Any) -> Any:
-    """Giles' polynomials; in double precision two of Newton's steps bring them to full accuracy."""
-    w = -s.log1p(-(x * x))
-    centre, edge = 0.0 * x, 0.0 * x
-    t, u = w - 2.5, s.sqrt(s.maximum(w, 5)) - 3
-    for a, b in zip(_CENTRE, _EDGE, strict=True):
-        centre, edge = centre * t + a, edge * u + b
-    y = x * s.where(w < 5, centre, edge)
-    if x.dtype == np.float64:
-        for _ in range(2):
-            y = y - (erf_of(y) - x) * (math.sqrt(math.pi) / 2) * s.exp(y * y)
-    return s.where(s.abs(x) == 1, x * math.inf, y)
-
-
-class _NumpyNames:
-    """The few functions that `_erfinv` asks for."""
-
-    log1p, sqrt, maximum, where, abs, exp = np.log1p, np.sqrt, np.maximum, np.where, np.abs, np.exp
-
-
-erfinv = elementwise(
-    "erfinv",
-    numpy=lambda x: np.asarray(_erfinv(_NumpyNames, x, _MATH_ERF), x.dtype),
-    scalar=lambda s, x: _erfinv(s, x, lambda y: _erf_scalar(s, y)),
-    vjp=lambda ctx, g: (g * (math.sqrt(math.pi) / 2) * exp(ctx.y * ctx.y),),
-    notation=function("erfinv", r"\operatorname{erf}^{-1}"),
-    doc="The inverse of erf: nan outside [-1, 1], infinite at its ends.",
-    samples=(-0.9, 0.9),
 )
 
 abs = elementwise(

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from backlit.errors import DtypeError, ShapeError
-from backlit.ops.elementwise import astype, erfinv, less, maximum
+from backlit.ops.elementwise import astype, less, maximum
 from backlit.ops.indexing import gather, take
 from backlit.ops.movement import iota, reshape, stack
 from backlit.ops.record import UNSIGNED, Case, Notation, Spec, Value, composite, elementwise, told_as
 from backlit.ops.reduction import argsort
+from backlit.ops.special import erfinv
 from backlit.tracing import type_of
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
