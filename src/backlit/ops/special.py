@@ -108,10 +108,9 @@ _EDGE = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573
 
 
 def _erfinv(s: Any, x: Any, erf_of: Any, log_erfc_of: Any) -> Any:
-    """Giles' polynomials; in double precision two of Newton's steps bring them to full accuracy.
+    """Giles' polynomials; in double precision Newton's steps bring them to full accuracy.
 
-    Newton's step needs erf(y) - |x|. Where both are nearly 1 that is c - erfc(y), c = 1 - |x|, which is c times the
-    difference of their logarithms.
+    They solve erf(y) = |x| or, where that is nearly 1, log(erfc(y)) = log(1 - |x|).
     """
     size = s.abs(x)
     c = 1 - size
@@ -121,8 +120,9 @@ def _erfinv(s: Any, x: Any, erf_of: Any, log_erfc_of: Any) -> Any:
     y = size * s.where(w < 5, centre, edge)
     if x.dtype == np.float64:
         log_c = s.log(c)
-        for _ in range(2):
-            excess = s.where(y < _DOUBLE.split, erf_of(y) - size, c * (log_c - log_erfc_of(y)))
+        for _ in range(4):
+            log_erfc = log_erfc_of(y)
+            excess = s.where(y < _DOUBLE.split, erf_of(y) - size, s.exp(log_erfc) * (log_c - log_erfc))
             y = y - excess * (1 / _SLOPE) * s.exp(y * y)
     y = s.where(size == 1, math.inf, y)
     return s.where(x < 0, -y, s.where(x == 0, x, y))
