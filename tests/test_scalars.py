@@ -128,8 +128,10 @@ def test_every_elementwise_op_has_a_scalar_form():
     assert [op.name for op in OPS.values() if op.family == "elementwise" and op.scalar is None] == []
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("erf", "float32"), ("erf", "float64"), ("erfinv", "float64")])
-def test_special_functions_against_scipy(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype", "units"), [("erf", "float32", 3), ("erf", "float64", 3), ("erfinv", "float64", 40)]
+)
+def test_special_functions_against_scipy(name, dtype, units):
     import scipy.special
 
     x = np.concatenate([np.linspace(-7, 7, 20001), np.logspace(-300, 0, 999)]).astype(dtype)
@@ -139,7 +141,7 @@ def test_special_functions_against_scipy(name, dtype):
     found = evaluate(OPS[name].scalar, x)
     finite = np.isfinite(wanted)
     np.testing.assert_array_equal(found[~finite], wanted[~finite])
-    assert np.max(np.abs(found[finite] - wanted[finite]) / np.spacing(np.abs(wanted[finite]))) < 20
+    assert np.max(np.abs(found[finite] - wanted[finite]) / np.spacing(np.abs(wanted[finite]))) <= units
 
 
 def test_scalar_forms_that_leave_the_instruction_set_are_refused():
