@@ -91,3 +91,7 @@ class CheckpointError(Error, ValueError):
 
 class DivergenceError(Error, ArithmeticError):
     """Training came upon a value that is infinite or not a number."""
+
+
+class SettingError(Error, ValueError):
+    """A setting that does not exist, or a value that it cannot have."""
