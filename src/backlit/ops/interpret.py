@@ -27,21 +27,30 @@ def interpreter(graph: Graph) -> Callable[[Sequence[Array]], list[Array]]:
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         values: dict[Node, Any] = dict(zip(graph.inputs, arrays, strict=True))
-        for node in nodes:
-            match node.op:
-                case "constant":
-                    values[node] = node.params["value"]
-                case "item":
-                    values[node] = values[node.inputs[0]][node.params["index"]]
-                case name:
-                    try:
-                        found = OPS[name].evaluate([values[i] for i in node.inputs], node.params)
-                    except Error as e:
-                        e.site = node.site
-                        raise e.within(name, [i.type for i in node.inputs]) from None
-                    values[node] = found[0] if len(found) == 1 else found
-            for gone in dead.get(node, ()):
-                del values[gone]
+        with np.errstate(all="ignore"):
+            for node in nodes:
+                values[node] = result_of(node, [values[i] for i in node.inputs])
+                for gone in dead.get(node, ()):
+                    del values[gone]
         return [np.asarray(values[o]) for o in graph.outputs]
 
     return run
+
+
+def result_of(node: Node, inputs: Sequence[Any]) -> Any:
+    """What the node gives for these values of its inputs: an array, or a tuple of arrays where it has several results.
+
+    Errors that depend on values (an index out of range) name the node's own line.
+    """
+    match node.op:
+        case "constant":
+            return node.params["value"]
+        case "item":
+            return inputs[0][node.params["index"]]
+        case name:
+            try:
+                found = OPS[name].numpy(*inputs, **node.params)
+            except Error as e:
+                e.site = node.site
+                raise e.within(name, [i.type for i in node.inputs]) from None
+            return tuple(map(np.asarray, found)) if isinstance(found, tuple) else np.asarray(found)
