@@ -69,13 +69,15 @@ class Claim:
     """One number, or one expression with numbers put in, that the author says is equal to a quantity.
 
     `target` is the node of the quantity as it should be. `formula` is the author's own expression for it on the same
-    line, where there is one. `epoch` counts the steps taken before the line. `printed` is the claim as written.
+    line, where there is one. `part_node` is the node of a part that is an expression. `epoch` counts the steps taken
+    before the line. `printed` is the claim as written.
     """
 
     line: int
     column: int
     quantity: str
     part: Expr
+    part_node: Node | None
     target: Node
     formula: Expr | None
     epoch: int
@@ -297,11 +299,9 @@ class _Reader:
             target = self.find(left) if isinstance(left, Name) else lift(self.slope(left)).node
         quantity = left.name + ("'" if isinstance(left, Name) and left.primed else "")
         for part in parts:
-            if not is_number(part):
-                expression(part, self.look_up)  # reports what cannot be read
-            self.claims.append(
-                Claim(line, first_column(part), quantity, part, target, formula, len(self.epochs), text_of(part, text))
-            )
+            node = None if is_number(part) else lift(_value(expression(part, self.look_up))).node
+            place, shown = first_column(part), text_of(part, text)
+            self.claims.append(Claim(line, place, quantity, part, node, target, formula, len(self.epochs), shown))
 
     def named(self, value: Value, name: str) -> Node:
         node = lift(_value(value)).node
