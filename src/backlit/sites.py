@@ -92,7 +92,8 @@ def _outside(depth: int, naming: bool) -> Site | None:
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE) or (naming and file.startswith(_NAMING)):
+        ours = file.startswith(_PACKAGE) or (file == "<string>" and frame.f_code.co_name == "__init__")  # a dataclass's
+        if not ours or (naming and file.startswith(_NAMING)):
             return Site(frame.f_code, frame.f_lasti)
         frame = frame.f_back
     return None
