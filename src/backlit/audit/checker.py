@@ -1,9 +1,9 @@
 """The verdict on every claim of a worksheet: right, follows, slip or undecided.
 
-Hand arithmetic works with the numbers on the paper. So a claim is compared with two values: the true one, and the one that
-follows from the author's own numbers above it, right or wrong: the graph is cut at every quantity that the author has
-given a number for, and evaluated from there (`Bench`). A number on the paper is known only to its printed digits; what
-that leaves open in the result is found by moving each number to the end of its range.
+Hand arithmetic works with the numbers on the paper. So a claim is compared with two values: the true one, and that
+which follows from the author's own numbers above it, right or wrong: the graph is cut at every quantity that the
+author has given a number for, and evaluated from there (`Bench`). A number on the paper is known only to its printed
+digits; what that leaves open in the result is found by moving each number to the end of its range.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from backlit.audit.printed import Printed, Values, printed, unit_of
 from backlit.audit.sheet import Claim, Sheet, is_number
 from backlit.audit.syntax import Array, Binary, Call, Derivative, Expr, Name, Number, Unary
 from backlit.executors.api import get
-from backlit.ir import Graph, Node, reachable
-from backlit.ops.record import OPS
+from backlit.ir import Graph, Node
+from backlit.ops.interpret import result_of
 from backlit.passes.cse import eliminate_common
 
 
@@ -78,6 +78,7 @@ class Bench:
         single = [n for n in self.order if len(n.types) == 1]
         results = get("auto").compile(Graph(merged.inputs, tuple(single)))(*inputs.values())
         self.true: dict[Node, Any] = {**inputs, **dict(zip(single, results, strict=True))}
+        self._stale: dict[frozenset[Node], set[Node]] = {}
 
     def frontier(self, target: Node, held: Collection[Node]) -> tuple[list[Node], bool]:
         """The held nodes that the target is computed from directly, and whether a loop stands between."""
@@ -94,23 +95,38 @@ class Bench:
         return list(found), any(n.op == "scan" for n in seen)
 
     def value(self, target: Node, held: Mapping[Node, Any]) -> Values:
-        """The target's value when these nodes have these values."""
-        if not held:
-            return np.asarray(self.true[target], np.float64)
-        values: dict[Node, Any] = dict(held)
-        values.pop(target, None)
-        moved = set(held) - {target}
-        for node in reachable([target]):
-            if (node in moved and node is not target) or not any(i in moved for i in node.inputs):
+        """The target's value when these nodes have these values. The target may be a node that is new to the graph."""
+        stale = self.depending_on(frozenset(held))
+        values: dict[Node, Any] = {}
+
+        def known(node: Node) -> Any:
+            if node in values:
+                return values[node]
+            if node is not target and node in held:
+                return held[node]
+            return None if node in stale else self.true.get(node)
+
+        stack = [target]
+        while stack:
+            node = stack.pop()
+            if known(node) is not None:
                 continue
-            moved.add(node)
-            inputs = [values[i] if i in values else self.true[i] for i in node.inputs]
-            if node.op == "item":
-                values[node] = inputs[0][node.params["index"]]
+            missing = [i for i in node.inputs if known(i) is None]
+            if missing:
+                stack += [node, *missing]
             else:
-                found = OPS[node.op].evaluate(inputs, node.params)
-                values[node] = found[0] if len(found) == 1 else found
-        return np.asarray(values.get(target, self.true[target]), np.float64)
+                values[node] = result_of(node, [known(i) for i in node.inputs])
+        return np.asarray(known(target), np.float64)
+
+    def depending_on(self, held: frozenset[Node]) -> set[Node]:
+        """The nodes of the sheet whose value changes with these nodes."""
+        if held not in self._stale:
+            found = set(held)
+            for node in self.order:
+                if any(i in found for i in node.inputs):
+                    found.add(node)
+            self._stale[held] = found
+        return self._stale[held]
 
 
 @dataclass
