@@ -243,9 +243,9 @@ def _assigned(nodes: Sequence[Node]) -> Iterator[tuple[Node, str]]:
         composites = [s for s in (node.scope.path() if node.scope else ()) if s.kind == "composite"]
         return node.site, composites[0] if composites else None
 
-    for node, following in zip(nodes, [*nodes[1:], None], strict=True):
-        here = place(node)
-        if here is not None and (following is None or place(following) != here):
+    placed = [n for n in nodes if place(n) is not None]  # numbers that stand in an expression do not end it
+    for node, following in zip(placed, [*placed[1:], None], strict=True):
+        if following is None or place(following) != place(node):
             assert node.site is not None
             target = node.site.target()
             if target is not None:
