@@ -151,27 +151,29 @@ def scope(name: str, kind: str = "layer") -> Iterator[Scope]:
         _scope.reset(token)
 
 
-@contextmanager
-def gradient_of(node: Node) -> Iterator[None]:
+class _Labelled:
+    """Nodes made inside have these labels; None leaves them to the place that makes them."""
+
+    __slots__ = ("labels", "token")
+
+    def __init__(self, labels: dict[str, Any] | None) -> None:
+        self.labels = labels
+
+    def __enter__(self) -> None:
+        self.token = _labels.set(self.labels)
+
+    def __exit__(self, *exception: object) -> None:
+        _labels.reset(self.token)
+
+
+def gradient_of(node: Node) -> _Labelled:
     """Nodes made inside are part of the gradient of `node`: they take its site and its scope."""
-    with _labelled({"scope": node.scope, "site": node.site, "origin": node}):
-        yield
+    return _Labelled({"scope": node.scope, "site": node.site, "origin": node})
 
 
-@contextmanager
-def in_place_of(node: Node) -> Iterator[None]:
+def in_place_of(node: Node) -> _Labelled:
     """Nodes made inside replace `node`: they take its scope, site and origin."""
-    with _labelled({"scope": node.scope, "site": node.site, "origin": node.origin}):
-        yield
-
-
-@contextmanager
-def _labelled(labels: dict[str, Any] | None) -> Iterator[None]:
-    token = _labels.set(labels)
-    try:
-        yield
-    finally:
-        _labels.reset(token)
+    return _Labelled({"scope": node.scope, "site": node.site, "origin": node.origin})
 
 
 def named(value: Any, name: str) -> Any:
@@ -222,7 +224,7 @@ def trace_function(function: Callable[..., Any], *args: Any, **kwargs: Any) -> T
             as_array(leaf, path)
     inputs = [input_node(type_of(leaf), path) for leaf, path in zip(leaves, paths, strict=True)]
     call_args, call_kwargs = unflatten(structure, [Traced(i) for i in inputs])
-    with _labelled(None):  # the function is the user's own, even when a gradient rule calls it
+    with _Labelled(None):  # the function is the user's own, even when a gradient rule calls it
         result = function(*call_args, **call_kwargs)
     outputs, out_paths, out_structure = flatten(result)
     for output, path in zip(outputs, out_paths, strict=True):
