@@ -205,7 +205,11 @@ _broadcast_to = Op(
     vjp=lambda ctx, g: (sum_to(g, ctx.x.shape),),
     notation=Notation("broadcast"),
     samples=_cases(
-        ((), {"shape": (2,)}), ((3,), {"shape": (2, 3)}), ((2, 1), {"shape": (2, 3)}), ((1,), {"shape": (0,)})
+        ((), {"shape": (2,)}),
+        ((3,), {"shape": (2, 3)}),
+        ((2, 1), {"shape": (2, 3)}),
+        ((1,), {"shape": (0,)}),
+        ((0,), {"shape": (2, 0)}),
     ),
 )
 
@@ -262,6 +266,7 @@ _slice = Op(
         ((6,), {"start": (1,), "stop": (6,), "step": (2,)}),
         ((3, 5), {"start": (0, 1), "stop": (3, 5), "step": (2, 3)}),
         ((3,), {"start": (2,), "stop": (2,), "step": (1,)}),
+        ((0,), {"start": (0,), "stop": (0,), "step": (2,)}),
         ((), {"start": (), "stop": (), "step": ()}),
     ),
 )

@@ -248,7 +248,9 @@ _argsort = Op(
     numpy=lambda x, axis: np.argsort(x, axis, kind="stable"),
     vjp=None,
     notation=function("argsort"),
-    samples=tuple(Case((Spec(s),), {"axis": a}) for s, a in [((3,), 0), ((2, 3), 1), ((4, 2), 0), ((0,), 0)]),
+    samples=tuple(
+        Case((Spec(s),), {"axis": a}) for s, a in [((3,), 0), ((2, 3), 1), ((4, 2), 0), ((0,), 0), ((1,), 0)]
+    ),
     kinds=NUMBERS,
 )
 
