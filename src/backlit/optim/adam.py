@@ -105,7 +105,7 @@ class NAdam(Adam):
     """
 
     learning_rate: float | Schedule = rate(0.002)
-    momentum_decay: float | None = number(0.004, at_least=0)
+    momentum_decay: float | None = number(0.004, at_least=0, optional=True)
 
     def slots(self, theta: Type) -> dict[str, Array]:
         return {"m": zeros(theta), "v": zeros(theta), "mu_product": np.ones((), theta.dtype)}

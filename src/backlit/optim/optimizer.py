@@ -1,7 +1,7 @@
 """Optimisers: pure functions from (gradients, state, parameters) to (new parameters, new state), written in ops.
 
 `init` makes the state, `update` takes one step; neither changes its arguments, so a step can be traced, compiled and
-run in a loop without Python. `Descent` holds what all rules share (clipping, weight decay, groups, the learning rate); a
+run in a loop without Python. `Descent` holds what all rules share (clipping, weight decay, groups, learning rate); a
 rule itself (Adam, ...) says what one parameter does with its gradient, in five lines that read like the paper's.
 
 The state is a dict:
@@ -144,9 +144,9 @@ class Descent(Optimizer):
     learning_rate: float | Schedule = rate(0.01)
     _: KW_ONLY
     weight_decay: float = number(0.0, at_least=0)
-    clip_value: float | None = number(None, above=0)
-    clip_norm: float | None = number(None, above=0)
-    clip_global_norm: float | None = number(None, above=0)
+    clip_value: float | None = number(None, above=0, optional=True)
+    clip_norm: float | None = number(None, above=0, optional=True)
+    clip_global_norm: float | None = number(None, above=0, optional=True)
     groups: Mapping[str, Mapping[str, Any]] = setting(_groups, None, hash=False)
 
     decoupled: ClassVar[bool] = False

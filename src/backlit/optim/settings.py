@@ -38,7 +38,7 @@ class Settings:
         super().__init_subclass__(**kwargs)
         taken = KINDS.get(kind_of(cls))
         if taken is not None and taken.__module__ != cls.__module__:  # running a notebook cell again is no conflict
-            raise SettingError(f"there is a {taken.__name__} in {taken.__module__} already", fix="choose another name")
+            raise SettingError(f"the name {cls.__name__} is taken, by {taken.__module__}", fix="choose another name")
         KINDS[kind_of(cls)] = cls
 
     def __post_init__(self) -> None:
@@ -135,11 +135,12 @@ def number(
     at_least: float = -math.inf,
     below: float = math.inf,
     at_most: float = math.inf,
+    optional: bool = False,
 ) -> Any:
-    """A field that holds a finite number within bounds, kept as a float; None as well if that is the default."""
+    """A field that holds a finite number within bounds, kept as a float; or None, where it is `optional`."""
 
     def check(name: str, value: Any) -> float | None:
-        if value is None and default is None:
+        if value is None and optional:
             return None
         return checked_number(name, value, above=above, at_least=at_least, below=below, at_most=at_most)
 
