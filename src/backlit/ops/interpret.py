@@ -53,4 +53,6 @@ def result_of(node: Node, inputs: Sequence[Any]) -> Any:
             except Error as e:
                 e.site = node.site
                 raise e.within(name, [i.type for i in node.inputs]) from None
-            return tuple(map(np.asarray, found)) if isinstance(found, tuple) else np.asarray(found)
+            if len(node.types) > 1:
+                return tuple(map(np.asarray, found))
+            return np.asarray(found[0] if isinstance(found, tuple) else found)  # a scan of one result gives a tuple
