@@ -244,7 +244,7 @@ def _assigned(nodes: Sequence[Node]) -> Iterator[tuple[Node, str]]:
         return node.site, composites[0] if composites else None
 
     placed = [n for n in nodes if place(n) is not None]  # numbers that stand in an expression do not end it
-    for node, following in zip(placed, [*placed[1:], None], strict=True):
+    for node, following in zip(placed, [*placed[1:], None], strict=False):
         if following is None or place(following) != place(node):
             assert node.site is not None
             target = node.site.target()
@@ -256,7 +256,7 @@ def _names(graph: Graph) -> dict[Node, str]:
     nodes = graph.nodes
     wanted = {n: n.name for n in nodes if n.name is not None}
     for node, target in _assigned(nodes):
-        wanted.setdefault(node, f"{node.scope.path()[0].name}.{target}" if _in_layer(node) else target)  # type: ignore[union-attr]
+        wanted.setdefault(node, ".".join((*_layers(node), target)))
     names: dict[Node, str] = {}
     used: dict[str, int] = {}
     for i, node in enumerate(nodes):
@@ -270,8 +270,10 @@ def _names(graph: Graph) -> dict[Node, str]:
     return names
 
 
-def _in_layer(node: Node) -> bool:
-    return node.scope is not None and node.scope.path()[0].kind == "layer"
+def _layers(node: Node) -> list[str]:
+    """The names of the layers that the node stands in, from the outermost; none where a composite is outermost."""
+    scopes = node.scope.path() if node.scope is not None else ()
+    return [s.name for s in scopes if s.kind == "layer"] if scopes and scopes[0].kind == "layer" else []
 
 
 def _shown(value: Any) -> str:
