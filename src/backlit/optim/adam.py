@@ -91,7 +91,7 @@ class Adamax(Descent):
 
 @dataclass(frozen=True)
 class NAdam(Adam):
-    """Adam with Nesterov's momentum. Dozat 2016, algorithm 2, and section 3.1 of his report for the schedule of μ:
+    """Adam with Nesterov's momentum. Dozat 2016, algorithm 2; the schedule of μ is that of his report:
 
         μₜ = β₁ (1 - 0.96^(t ψ) / 2)
         m ← β₁ m + (1 - β₁) g

@@ -50,7 +50,7 @@ class Momentum(Descent):
 class Nesterov(Momentum):
     """v ← μ v + g;  θ ← θ - α (g + μ v). Nesterov 1983.
 
-    The form of PyTorch, optax and Keras (Bengio et al. 2013, equation 7): θ stands for the point looked ahead to, so
+    The form of PyTorch, optax and Keras (Bengio et al. 2013): θ stands for the point looked ahead to, so
     the gradient is taken where the parameters are. Sutskever et al. 2013 (equation 3) take it at θ + μ v.
     """
 
