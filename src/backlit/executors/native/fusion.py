@@ -1,0 +1,292 @@
+"""Which nodes are computed together.
+
+A node is one of four things here:
+
+    view       a movement op: costs nothing, its readers read its operand elsewhere (`index`)
+    inlined    an elementwise node that one other node reads: computed where it is needed, never stored
+    member     of a `Group`: computed by the group's kernel; stored only if another group reads it
+    block      an op with a kernel of its own (a group by itself): sorting, scattering, loops
+
+Groups stand in the order in which they run. An elementwise node joins the last group that it depends on, when that
+group runs over the same elements and is not read otherwise; so a bias, an activation and its derivative become part of
+the product before them. The rule that holds: a group depends on earlier groups only.
+
+Shapes are compared without their axes of size 1, which change nothing about where elements lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from backlit.executors.native.kernels import COMBINERS
+from backlit.ir import Graph, Node
+from backlit.ops.record import OPS
+
+VIEWS = {"reshape", "permute_dims", "broadcast_to", "slice", "flip", "windows", "stop_gradient"}
+BLOCKS = {"concat", "pad", "fold", "scatter_add", "argmax", "argmin", "argsort", "cumulative_sum", "scan"}
+_DEPTH = 40  # of inlined expressions: keeps recursion and kernels small
+_MEMBERS = 48
+
+
+def squeezed(node: Node) -> tuple[int, ...]:
+    return tuple(n for n in node.types[0].shape if n != 1)
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether each element of the result is made from one element of each operand (gather: at a computed place)."""
+    return node.op == "gather" or (
+        node.op in OPS and OPS[node.op].scalar is not None and node.op not in VIEWS and node.op not in COMBINERS
+    )
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes that one kernel computes. `inner` runs at every point of the reduced operand, `members` at the results."""
+
+    space: tuple[int, ...]
+    members: list[Node] = field(default_factory=list)
+    roots: list[Node] = field(default_factory=list)  # reductions or the contraction, or the block
+    inner: list[Node] = field(default_factory=list)
+    inner_space: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        if not self.roots:
+            return "map"
+        op = self.roots[0].op
+        return "reduce" if op in COMBINERS else op
+
+    def computes(self) -> list[Node]:
+        return [*self.inner, *self.roots, *self.members]
+
+
+class Fusion:
+    """The groups of a graph. `stored` are the nodes that get memory; `forced` must, whatever else would be chosen."""
+
+    def __init__(self, graph: Graph, forced: frozenset[Node] = frozenset()) -> None:
+        self.graph, self.forced = graph, forced
+        self.users: dict[Node, list[Node]] = {}
+        for node in graph.nodes:
+            for i in dict.fromkeys(node.inputs):
+                self.users.setdefault(i, []).append(node)
+        self.outputs = set(graph.outputs)
+        self.groups: list[Group] = []
+        self.home: dict[Node, Group] = {}
+        self.inlined: set[Node] = set()
+        self._position: dict[Group, int] = {}
+        self._depth: dict[Node, int] = {}
+        for node in graph.nodes:
+            self._visit(node)
+        for output in graph.outputs:
+            if output not in self.home and output.op not in ("input", "constant", "item"):
+                self._place(output)
+        self._merge_maps()
+        self._absorb_maps()
+        self.stored = self._stored()
+
+    # --- placing
+
+    def _visit(self, node: Node) -> None:
+        if node.op in ("input", "constant", "item"):
+            return
+        depth = 1 + max((self._depth.get(i, 0) for i in node.inputs), default=0)
+        if node.op in VIEWS or node.op == "iota":
+            if node in self.forced or depth > _DEPTH:
+                self._place(node)
+            else:
+                self._depth[node] = depth
+        elif node.op in COMBINERS or node.op == "contract" or node.op in BLOCKS:
+            for i in node.inputs:
+                if node.op not in COMBINERS:
+                    self._store_operand(i)
+            group = Group(squeezed(node), roots=[node])
+            if node.op in COMBINERS:
+                group.inner_space = squeezed(node.inputs[0])
+            self._append(group)
+            self.home[node] = group
+        elif is_pointwise(node):
+            if node.op == "gather":
+                self._store_operand(node.inputs[0])
+            if node not in self.forced and depth <= _DEPTH and (self._is_inlined(node) or self._is_free(node)):
+                self.inlined.add(node)
+                self._depth[node] = depth
+            else:
+                self._place(node)
+        else:
+            raise AssertionError(f"no rule for {node.op}")
+
+    def _store_operand(self, node: Node) -> None:
+        """Blocks and products read memory: what is under the views of an operand must have some."""
+        while node.op in VIEWS and node not in self.home:
+            node = node.inputs[0]
+        if node not in self.home and node.op not in ("input", "item", "constant"):
+            self._place(node)
+
+    def _is_inlined(self, node: Node) -> bool:
+        """One reader, which has the element at hand: the same place of an elementwise op, or a reduction."""
+        users = self.users.get(node, [])
+        if len(users) != 1 or node in self.outputs:
+            return False
+        (user,) = users
+        if user.op in COMBINERS:
+            return True
+        if not is_pointwise(user) or (user.op == "gather" and user.inputs[0] is node):
+            return False
+        return squeezed(user) == squeezed(node)
+
+    def _is_free(self, node: Node) -> bool:
+        """A little arithmetic on numbers that need no memory, such as a causal mask."""
+        if node in self.outputs or node.op == "gather" or self._depth.get(node, 0) > 4:
+            return False
+        for i in node.inputs:
+            while i.op in VIEWS and i not in self.home:
+                i = i.inputs[0]
+            uniform = i.op == "constant" and not i.type.shape
+            if i.op != "iota" and not uniform and not (i in self.inlined and self._is_free(i)):
+                return False
+        return True
+
+    def _append(self, group: Group) -> None:
+        self._position[group] = len(self.groups)
+        self.groups.append(group)
+
+    def _place(self, node: Node) -> None:
+        """Make the node a member of the last group that it depends on if it fits there, else of a new one."""
+        self.inlined.discard(node)
+        self._depth.pop(node, None)
+        leaves = list(self.leaves(node))
+        last = max((self._position[self.home[n]] for n, _ in leaves), default=-1)
+        group = self.groups[last] if last >= 0 else None
+        fits = (
+            group is not None
+            and group.kind in ("map", "reduce", "contract")
+            and group.space == squeezed(node)
+            and len(group.members) < _MEMBERS
+            and all(aligned for n, aligned in leaves if self.home[n] is group)
+            and node.op not in VIEWS
+        )
+        if group is None or not fits:
+            group = Group(squeezed(node))
+            self._append(group)
+        group.members.append(node)
+        self.home[node] = group
+
+    def leaves(self, root: Node) -> Iterator[tuple[Node, bool]]:
+        """The nodes with a home that `root` reads, and whether it reads them at its own place."""
+        seen: set[tuple[Node, bool]] = set()
+        stack = [(i, aligned) for i, aligned in self._operands(root, True)]
+        while stack:
+            node, aligned = stack.pop()
+            if (node, aligned) in seen:
+                continue
+            seen.add((node, aligned))
+            source = node.inputs[0] if node.op == "item" else node
+            if source in self.home:
+                yield source, aligned and source is node
+            elif node.op not in ("input", "constant"):
+                stack.extend(self._operands(node, aligned))
+
+    def _operands(self, node: Node, aligned: bool) -> Iterator[tuple[Node, bool]]:
+        for k, i in enumerate(node.inputs):
+            if len(i.types) > 1:
+                yield i, False
+                continue
+            same = squeezed(i) == squeezed(node)
+            if node.op in VIEWS:
+                same = same and node.op in ("reshape", "broadcast_to", "stop_gradient")
+            elif not is_pointwise(node):
+                same = False
+            elif node.op == "gather" and k == 0:
+                same = False
+            yield i, aligned and same
+
+    # --- improving
+
+    def reads(self, group: Group) -> dict[Group, bool]:
+        """The groups that a group reads, and whether only at its own place."""
+        found: dict[Group, bool] = {}
+        for node in group.computes():
+            for leaf, aligned in self.leaves(node):
+                home = self.home[leaf]
+                if home is not group:
+                    found[home] = found.get(home, True) and aligned
+        return found
+
+    def _merge_maps(self) -> None:
+        """A map that the next map over the same elements reads becomes part of it, unless someone between needs it."""
+
+        def fits(early: Group, late: Group) -> bool:
+            size = len(early.members) + len(late.members)
+            return early.kind == late.kind == "map" and early.space == late.space and size <= _MEMBERS
+
+        def join(early: Group, late: Group) -> None:
+            late.members[:0] = early.members
+
+        self._join(fits, join)
+
+    def _absorb_maps(self) -> None:
+        """A map whose results are reduced right away: the reduction does both in one pass."""
+
+        def fits(early: Group, late: Group) -> bool:
+            if early.kind != "map" or late.kind != "reduce" or late.inner or not early.space:
+                return False
+            plain = all(m.op not in VIEWS for m in early.members)
+            return plain and early.space == late.inner_space and early.space != late.space
+
+        def join(early: Group, late: Group) -> None:
+            late.inner = early.members
+
+        self._join(fits, join)
+
+    def _join(self, fits: Callable[[Group, Group], bool], join: Callable[[Group, Group], None]) -> None:
+        reads = {g: self.reads(g) for g in self.groups}
+        readers: dict[Group, list[Group]] = {}
+        for g in self.groups:
+            for r in reads[g]:
+                readers.setdefault(r, []).append(g)
+        for early in list(self.groups):
+            users = sorted(readers.get(early, []), key=self._position.__getitem__)
+            if not users:
+                continue
+            late = users[0]  # the first reader: nobody between needs it
+            if not fits(early, late) or not self._aligned(early, late):
+                continue
+            join(early, late)
+            for node in early.computes():
+                self.home[node] = late
+            self.groups.remove(early)
+            for g in reads.pop(early):
+                readers[g] = [late if r is early else r for r in readers[g]]
+            readers[late] = list(dict.fromkeys([*readers.get(late, []), *(r for r in users if r is not late)]))
+            reads[late] = self.reads(late)
+
+    def _aligned(self, early: Group, late: Group) -> bool:
+        """Whether `late` reads `early` only at its own place (of the full operand, for a reduction)."""
+        if late.kind == "reduce":
+            own = set(early.members)
+            for root in late.roots:
+                inner = list(self.leaves_of_operand(root))
+                if any(n in own and not aligned for n, aligned in inner):
+                    return False
+            return not any(n in own for m in late.members for n, _ in self.leaves(m))
+        return self.reads(late).get(early, False)
+
+    def leaves_of_operand(self, root: Node) -> Iterator[tuple[Node, bool]]:
+        """As `leaves`, for what a reduction combines."""
+        (operand,) = root.inputs
+        if operand in self.home:
+            yield operand, True
+        else:
+            yield from self.leaves(operand)
+
+    def _stored(self) -> set[Node]:
+        stored = {o for o in self.outputs if o in self.home}
+        for group in self.groups:
+            stored.update(n for n in group.roots if group.kind not in ("reduce", "contract"))
+            for node in group.computes():
+                for leaf, _ in self.leaves(node):
+                    home = self.home[leaf]
+                    if home is not group or (leaf in home.inner and node in home.members):
+                        stored.add(leaf)
+        return stored

@@ -1,0 +1,176 @@
+"""Kernels: what is computed in one go, as data. They can be printed, compared and tested without LLVM.
+
+A `Nest` is a loop nest over `space`: at each point it runs `prologue` over the `reduced` axes, combining values there,
+then `epilogue`. With no reduced axes it is a map; with them, a reduction; and a product of matrices is the sum over k
+of a times b, so it is a Nest too, one that has a better schedule. Every access is affine in the loop counters.
+
+Records hold no memory: argument k is the k-th pointer that a `Call` passes. Equal records share one function, so a
+network of equal layers has the code of one layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from backlit.executors.native.index import Affine
+from backlit.ir import Node, Type
+
+Dtype: TypeAlias = np.dtype[Any]
+
+COMBINERS = ("sum", "max", "min")
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One value (or store) of a Nest, numbered by its place in prologue + epilogue.
+
+    op is the name of an elementwise op, a combiner, or one of
+      load      the element at `place` of argument `argument`
+      gather    the same, moved along the leading axes by index values (inputs); `axes` are their (size, stride)
+      store     inputs[0] to the element at `place` of `argument`
+      index     the number `place` itself
+      number    params[0]
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    dtype: Dtype
+    params: tuple[Any, ...] = ()
+    argument: int = -1
+    place: Affine | None = None
+    axes: tuple[tuple[int, int], ...] = ()
+    hint: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """A loop nest. The axes of an Affine are those of `space`, then those of `reduced`."""
+
+    space: tuple[int, ...]
+    reduced: tuple[int, ...]
+    prologue: tuple[Instruction, ...]
+    epilogue: tuple[Instruction, ...]
+    arguments: tuple[Dtype, ...]
+
+    @property
+    def points(self) -> int:
+        return math.prod(self.space)
+
+    @property
+    def checks(self) -> int:
+        """How many instructions may find an index out of range."""
+        return sum(len(i.axes) for i in self.prologue + self.epilogue if i.op == "gather")
+
+    @property
+    def flops(self) -> int:
+        inner = sum(_cost(i) for i in self.prologue)
+        return self.points * (inner * math.prod(self.reduced) + sum(_cost(i) for i in self.epilogue))
+
+
+def _cost(i: Instruction) -> int:
+    if i.op in ("load", "store", "number", "index", "gather", "cast", "where"):
+        return 0
+    return {"exp": 12, "log": 16, "tanh": 20, "sigmoid": 16, "erf": 60, "divide": 4, "sqrt": 4, "threefry2x32": 90}.get(
+        i.op, 1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """argmax or argmin along the middle of three axes."""
+
+    op: str
+    shape: tuple[int, int, int]
+    dtype: Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """argsort (stable, nan last) along the middle of three axes, by merging; the third argument is room for it."""
+
+    shape: tuple[int, int, int]
+    dtype: Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSum:
+    """The sums of the first 1, 2, 3, ... elements along the middle of three axes."""
+
+    shape: tuple[int, int, int]
+    dtype: Dtype
+    result: Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Adds rows of updates to rows of the result at checked places; in the order of the updates.
+
+    `axes` are the (size, stride) of the indexed axes, `indices` for each their dtype and their strides in `space`.
+    """
+
+    space: tuple[int, ...]
+    row: int
+    axes: tuple[tuple[int, int], ...]
+    indices: tuple[tuple[Dtype, tuple[int, ...]], ...]
+    dtype: Dtype
+
+    @property
+    def checks(self) -> int:
+        return len(self.axes)
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """Memory for one value: an argument of the program, or a stretch of its arena."""
+
+    type: Type
+    name: str
+    kind: str  # "input", "output", "constant", "arena", "slice" (moves with the step of a loop)
+    number: int = -1  # of an input, output or constant
+    offset: int = -1  # in the arena, in bytes
+    base: Buffer | None = None  # of a slice: what it is a row of
+
+    @property
+    def bytes(self) -> int:
+        return self.type.size * self.type.dtype.itemsize
+
+    def root(self) -> Buffer:
+        return self.base.root() if self.base is not None else self
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A kernel applied to memory: for each argument a buffer and an offset in elements.
+
+    `writes` numbers the arguments that are written; `nodes` are what it computes, for the plan and for errors.
+    """
+
+    kernel: Any
+    arguments: tuple[tuple[Buffer, int], ...]
+    writes: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    checked: tuple[tuple[Node, int, int], ...] = ()  # for each check: node, axis, size of the axis
+    label: str = ""
+
+    def written(self) -> list[Buffer]:
+        return [self.arguments[i][0] for i in self.writes]
+
+    def read(self) -> list[Buffer]:
+        return [b for i, (b, _) in enumerate(self.arguments) if i not in self.writes]
+
+
+@dataclass(eq=False, slots=True)
+class Loop:
+    """Calls repeated for each step of a scan: the carried values move from `new` to `state` after each."""
+
+    length: int | None  # None: given when the program runs
+    reverse: bool
+    calls: list[Any]
+    start: list[Any]  # calls that run once before the first step
+    moves: list[Call]  # calls at the end of each step
+    nodes: tuple[Node, ...]
+    label: str = "scan"

@@ -1,0 +1,75 @@
+"""Where intermediate values lie: offsets in one arena, found before anything runs.
+
+A value needs its place from the call that writes it first to the call that reads it last; two values that are never
+needed at once may share a place. What a loop reads from outside is needed until the loop ends. Larger values are placed
+first, each at the lowest free offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from backlit.executors.native.kernels import Buffer, Call, Loop
+
+ALIGNMENT = 64
+
+
+def place(program: Sequence[Any]) -> int:
+    """Give every arena buffer of a program its offset; the size of the arena in bytes."""
+    spans = _spans(program)
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+    size = 0
+    for buffer, (first, last) in sorted(spans.items(), key=lambda item: (-item[0].bytes, item[1])):
+        busy = sorted((o, e) for o, e, f, l in placed if f <= last and first <= l)
+        offset = 0
+        for start, end in busy:
+            if offset + buffer.bytes <= start:
+                break
+            offset = max(offset, end)
+        buffer.offset = offset
+        end = offset + -(-max(buffer.bytes, 1) // ALIGNMENT) * ALIGNMENT
+        placed.append((offset, end, first, last))
+        size = max(size, end)
+    return size
+
+
+def _spans(program: Sequence[Any]) -> dict[Buffer, tuple[int, int]]:
+    """For each arena buffer the times of its first and last use."""
+    spans: dict[Buffer, tuple[int, int]] = {}
+    clock = iter(range(1 << 60))
+
+    def use(buffer: Buffer, first: int, last: int) -> None:
+        root = buffer.root()
+        if root.kind == "arena":
+            a, b = spans.get(root, (first, last))
+            spans[root] = min(a, first), max(b, last)
+
+    def walk(steps: Sequence[Any]) -> None:
+        for step in steps:
+            if isinstance(step, Call):
+                now = next(clock)
+                for buffer, _ in step.arguments:
+                    use(buffer, now, now)
+                continue
+            walk(step.start)
+            begin = next(clock)
+            known = set(spans)
+            walk([*step.calls, *step.moves])
+            end = next(clock)
+            for buffer in _buffers(step):
+                root = buffer.root()
+                if root in known or buffer.kind == "slice":
+                    use(root, begin, end)
+
+    walk(program)
+    return spans
+
+
+def _buffers(loop: Loop) -> Iterator[Buffer]:
+    for step in [*loop.calls, *loop.moves]:
+        if isinstance(step, Call):
+            yield from (b for b, _ in step.arguments)
+        else:
+            yield from _buffers(step)
+            yield from (b for c in step.start for b, _ in c.arguments)

@@ -1,0 +1,416 @@
+"""Code for a `Nest`: loops, with one axis cut into vectors.
+
+The axis that is cut (`Schedule.vector`) is the one along which most accesses touch neighbours; it may be an axis of the
+result (each lane is an element) or a reduced one (each lane is a partial sum). What is left over at its end is done by
+the same code under a mask. Whatever does not depend on a loop's counter is computed before that loop: every instruction
+and every pointer stands at the outermost loop that it can.
+
+The function that is made takes a pointer for each argument and a range of the outermost axis, which is how threads
+share a kernel: `(pointers..., begin, end)`, and where indices are checked also the status word and the number of the
+first check.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backlit.executors.native.arithmetic import SCALARS
+from backlit.executors.native.builder import BOOL, I64, POINTER, Function, Module, Value
+from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
+from backlit.executors.native.target import Target
+from backlit.ops.record import OPS
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a Nest is run: the axis cut into vectors (-1: none), lanes, partial results at once, and the splittable axis.
+
+    `grain` is how many steps of the split axis must stay together.
+    """
+
+    vector: int
+    lanes: int
+    unroll: int
+    split: int
+    grain: int
+
+
+def schedule(nest: Nest, target: Target) -> Schedule:
+    """The axis along which most accesses touch neighbours, weighted by how full its vectors are."""
+    extents = nest.space + nest.reduced
+    outer = len(nest.space)
+    sizes = [i.dtype.itemsize for i in nest.prologue + nest.epilogue if i.dtype.kind == "f" or i.op in COMBINERS]
+    lanes = target.lanes(max(sizes, default=4))
+    best, vector, width = 0.0, -1, 1
+    for axis, n in enumerate(extents):
+        w = lanes
+        while w > 1 and w // 2 >= n:
+            w //= 2
+        if w == 1:
+            continue
+        score = 0.0
+        for i in nest.prologue if nest.prologue else nest.epilogue:
+            if i.place is not None and i.op != "index":
+                score += {0: 1.0, 1: 4.0 if i.op == "load" else 6.0}.get(i.place.strides[axis], -1.5)
+            else:
+                score += 0.25  # arithmetic gains from any vector
+        if axis >= outer:
+            score = min(score, 3.5 * len(nest.prologue)) - (0.5 if n >= 4 * w else 1.5)
+        else:
+            for i in nest.epilogue if nest.prologue else ():
+                if i.op in ("load", "store"):
+                    score += {0: 0.1, 1: 0.5}.get(i.place.strides[axis] if i.place else 0, -0.2)
+        score *= n / (math.ceil(n / w) * w)
+        if score > best + 1e-9 or (score > best - 1e-9 and score > 0):
+            best, vector, width = score, axis, w
+    inner = nest.reduced[-1] if nest.reduced else 0
+    if vector >= outer:
+        inner = extents[vector] // width
+    unroll = 4 if inner >= 8 and len(nest.prologue) <= 8 else 2 if inner >= 4 and len(nest.prologue) <= 24 else 1
+    split = -1
+    if outer:
+        split = next((a for a in range(outer) if a != vector), 0)
+    return Schedule(vector, width, unroll, split, width if split == vector and split >= 0 else 1)
+
+
+def emit_nest(module: Module, name: str, nest: Nest) -> None:
+    """Write the function of a Nest."""
+    parameters: list[tuple[Any, str]] = [(POINTER, f"p{k}") for k in range(len(nest.arguments))]
+    parameters += [(I64, "begin"), (I64, "end")]
+    if nest.checks:
+        parameters += [(POINTER, "status"), (I64, "check")]
+    f = Function(module, name, parameters)
+    NestWriter(f, nest, schedule(nest, module.target)).write()
+
+
+class Point:
+    """Where the code being written stands: values and pointers known so far, counters, lanes and mask."""
+
+    def __init__(self, values: dict[int, Value], pointers: dict[int, Value], counters: dict[int, Value]) -> None:
+        self.values, self.pointers, self.counters = values, pointers, counters
+        self.lanes = 1
+        self.mask: Value | None = None
+
+    def copy(self) -> Point:
+        new = Point(dict(self.values), dict(self.pointers), dict(self.counters))
+        new.lanes, new.mask = self.lanes, self.mask
+        return new
+
+
+class NestWriter:
+    """Writes one Nest."""
+
+    def __init__(self, f: Function, nest: Nest, plan: Schedule) -> None:
+        self.f, self.nest, self.plan = f, nest, plan
+        self.extents = nest.space + nest.reduced
+        outer = range(len(nest.space))
+        inner = range(len(nest.space), len(self.extents))
+        v = plan.vector
+        self.outer = [a for a in outer if a != v] + ([v] if v in outer else [])
+        self.inner = [a for a in inner if a != v] + ([v] if v in inner else [])
+        self.order = self.outer + self.inner
+        self.everything = nest.prologue + nest.epilogue
+        self.stage = self._stages()
+        self.check = {k: n for n, k in enumerate(k for k, i in enumerate(self.everything) if i.op == "gather")}
+
+    def _stages(self) -> list[int]:
+        """For each instruction the number of loops that must be open before it: all that its value depends on."""
+        depth = {a: d + 1 for d, a in enumerate(self.order)}
+        first = len(self.nest.prologue)
+        stages: list[int] = []
+        for k, i in enumerate(self.everything):
+            known = [stages[j] for j in i.inputs]
+            if i.place is not None:
+                known += [depth[a] for a, s in enumerate(i.place.strides) if s]
+            stage = max(known, default=0)
+            if i.op == "store":
+                stage = len(self.order) if k < first else len(self.outer)
+            elif i.op in COMBINERS:
+                stage = len(self.outer)
+            stages.append(stage)
+        return stages
+
+    def write(self) -> None:
+        f, n = self.f, len(self.nest.arguments)
+        self.begin, self.end = f.arguments[n], f.arguments[n + 1]
+        pointers = {
+            k: f.arguments[i.argument].at(i.place.offset, self.nest.arguments[i.argument])
+            for k, i in enumerate(self.everything)
+            if i.argument >= 0 and i.place is not None
+        }
+        self._level(0, Point({}, pointers, {}))
+
+    # --- loops
+
+    def _level(self, depth: int, here: Point) -> None:
+        """Everything from loop `depth` of the outer loops on."""
+        self._evaluate(here, depth, prologue_too=True)
+        if depth == len(self.outer):
+            self._innermost(here)
+            return
+        axis = self.outer[depth]
+        n, low, high = self.extents[axis], self.f.index(0), self.f.index(self.extents[axis])
+        split = axis == self.plan.split
+        if split:
+            low, high = self.begin, self.end
+        if axis != self.plan.vector:
+            self.f.loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
+            return
+        w = self.plan.lanes
+        whole = n - n % w
+
+        def step(i: Value) -> None:
+            self._level(depth + 1, self._enter(here, axis, i, w))
+
+        def rest() -> None:
+            self._level(depth + 1, self._enter(here, axis, self.f.index(whole), w, self._mask(n % w, w)))
+
+        if not split:
+            self.f.loop(0, whole, w, step, name=f"i{axis}")
+            if n % w:
+                rest()
+            return
+        if n % w:
+            self.f.loop(low, self.f.call("smin", I64, 1, [high, self.f.index(whole)]), w, step, name=f"i{axis}")
+            self.f.when(high > whole, rest, "rest")
+        else:
+            self.f.loop(low, high, w, step, name=f"i{axis}")
+
+    def _mask(self, count: int, lanes: int) -> Value:
+        return self.f.constants([i < count for i in range(lanes)], BOOL)
+
+    def _enter(self, here: Point, axis: int, i: Value, lanes: int = 1, mask: Value | None = None) -> Point:
+        """Inside the loop over `axis`: its counter is i, and every pointer that depends on it has moved."""
+        new = here.copy()
+        new.counters[axis] = i
+        if lanes > 1:
+            new.lanes, new.mask = lanes, mask
+        for k, p in here.pointers.items():
+            instruction = self.everything[k]
+            assert instruction.place is not None
+            stride = instruction.place.strides[axis]
+            if stride and k not in new.values:
+                new.pointers[k] = p.at(i * stride, self.nest.arguments[instruction.argument])
+        return new
+
+    def _innermost(self, here: Point) -> None:
+        """The reduction, if there is one, then the epilogue's last part."""
+        if self.nest.prologue:
+            sums = [k for k, i in enumerate(self.nest.prologue) if i.op in COMBINERS]
+            lanes = self.plan.lanes if self.plan.vector >= 0 else 1
+            start = [self._neutral(self.nest.prologue[k], lanes) for k in sums]
+            totals = self._reduce(len(self.outer), here, sums, start)
+            for k, total in zip(sums, totals, strict=True):
+                if here.lanes == 1 and total.lanes > 1:
+                    total = self._across(self.nest.prologue[k].op, total)
+                here.values[k] = total
+        self._evaluate(here, len(self.outer), prologue_too=False, last=True)
+
+    def _reduce(self, depth: int, here: Point, sums: Sequence[int], totals: Sequence[Value]) -> list[Value]:
+        """The reduced loops from `depth` on; gives the new totals."""
+        if depth == len(self.order):
+            self._evaluate(here, depth, prologue_too=True, last=True)
+            found = []
+            for k, total in zip(sums, totals, strict=True):
+                i = self.nest.prologue[k]
+                new = self._combine(i.op, total, here.values[i.inputs[0]].splat(total.lanes))
+                reduced_mask = here.mask if self.plan.vector >= len(self.nest.space) else None
+                found.append(new if reduced_mask is None else reduced_mask.select(new, total))
+            return found
+        if depth > len(self.outer):
+            self._evaluate(here, depth, prologue_too=True)
+        axis = self.order[depth]
+        n = self.extents[axis]
+        w = self.plan.lanes if axis == self.plan.vector else 1
+        unroll = self.plan.unroll if depth == len(self.order) - 1 else 1
+        whole, many = n - n % w, n - n % (w * unroll)
+        count = len(sums)
+
+        def one(i: Value, *totals: Value) -> list[Value]:
+            return self._reduce(depth + 1, self._enter(here, axis, i, w), sums, totals)
+
+        def several(i: Value, *totals: Value) -> list[Value]:
+            """`unroll` steps at once, each with totals of its own, so that they need not wait for one another."""
+            found: list[Value] = []
+            for u in range(unroll):
+                found += one(i + u * w, *totals[u * count : (u + 1) * count])
+            return found
+
+        current = list(totals)
+        if unroll > 1:
+            fresh = [self._neutral(self.nest.prologue[k], t.lanes) for k, t in zip(sums, totals, strict=True)]
+            parts = self.f.loop(0, many, w * unroll, several, [*current, *fresh * (unroll - 1)], f"i{axis}")
+            current = parts[:count]
+            for u in range(1, unroll):
+                others = parts[u * count : (u + 1) * count]
+                current = [
+                    self._combine(self.nest.prologue[k].op, a, b) for k, a, b in zip(sums, current, others, strict=True)
+                ]
+        else:
+            many = 0
+        current = self.f.loop(many, whole, w, one, current, f"i{axis}")
+        if n % w:
+            tail = self._enter(here, axis, self.f.index(whole), w, self._mask(n % w, w))
+            current = self._reduce(depth + 1, tail, sums, current)
+        return current
+
+    # --- totals
+
+    def _neutral(self, i: Instruction, lanes: int) -> Value:
+        info: Any = np.finfo(i.dtype) if i.dtype.kind == "f" else np.iinfo(i.dtype)
+        low, high = (-math.inf, math.inf) if i.dtype.kind == "f" else (info.min, info.max)
+        return self.f.const({"sum": 0, "max": low, "min": high}[i.op], i.dtype, lanes)
+
+    def _combine(self, op: str, a: Value, b: Value) -> Value:
+        return a + b if op == "sum" else SCALARS.maximum(a, b) if op == "max" else SCALARS.minimum(a, b)
+
+    def _across(self, op: str, total: Value) -> Value:
+        """The lanes of a vector combined, halves with halves."""
+        n = total.lanes
+        while n > 1:
+            n //= 2
+            total = self._combine(op, total.shuffled(range(n)), total.shuffled(range(n, 2 * n)))
+        return total
+
+    # --- instructions
+
+    def _evaluate(self, here: Point, depth: int, prologue_too: bool, last: bool = False) -> None:
+        """The instructions that belong right inside loop `depth`."""
+        first = len(self.nest.prologue)
+        for k, i in enumerate(self.everything):
+            if k in here.values or self.stage[k] > depth or (i.op in COMBINERS and k < first):
+                continue
+            if k < first and not prologue_too:
+                continue
+            if i.op == "store":
+                at_end = last and (depth == len(self.order) if k < first else depth == len(self.outer) and not prologue_too)
+                if not at_end:
+                    continue
+            if k >= first and (depth > len(self.outer) or any(j not in here.values for j in i.inputs)):
+                continue
+            with self.f.naming(i.hint or i.op):
+                here.values[k] = self.value(k, i, here)
+
+    def value(self, k: int, i: Instruction, here: Point) -> Value:
+        """One instruction."""
+        f, operands = self.f, [here.values[j] for j in i.inputs]
+        match i.op:
+            case "number":
+                number = i.params[0]
+                return f.const(float.fromhex(number) if isinstance(number, str) else number, i.dtype)
+            case "index":
+                return self._index(i, here)
+            case "load":
+                return self._load(k, i, here)
+            case "gather":
+                return self._gather(k, i, here, operands)
+            case "store":
+                self._store(k, i, here, operands[0])
+                return operands[0]
+            case op:
+                scalar = OPS[op].scalar
+                assert scalar is not None
+                found: Value = scalar(SCALARS, *operands, **dict(i.params))
+                return found
+
+    def _lane_stride(self, i: Instruction) -> int:
+        assert i.place is not None
+        return i.place.strides[self.plan.vector] if self.plan.vector >= 0 else 0
+
+    def _places(self, i: Instruction, here: Point, pointer: Value) -> Value:
+        """A vector of pointers, one a lane."""
+        steps = self.f.constants([lane * self._lane_stride(i) for lane in range(here.lanes)], I64)
+        return pointer.at(steps, self.nest.arguments[i.argument])
+
+    def _load(self, k: int, i: Instruction, here: Point) -> Value:
+        f, pointer, stride = self.f, here.pointers[k], self._lane_stride(i)
+        if here.lanes == 1 or stride == 0:
+            return f.load(pointer, i.dtype)
+        if stride == 1:
+            return f.load(pointer, i.dtype, here.lanes, here.mask)
+        return f.gather(self._places(i, here, pointer), i.dtype, here.mask)
+
+    def _store(self, k: int, i: Instruction, here: Point, value: Value) -> None:
+        pointer = here.pointers[k]
+        if here.lanes == 1:
+            self.f.store(value, pointer)
+        elif self._lane_stride(i) == 1:
+            self.f.store(value.splat(here.lanes), pointer, here.mask)
+        else:
+            self.f.scatter(value.splat(here.lanes), self._places(i, here, pointer), here.mask)
+
+    def _index(self, i: Instruction, here: Point) -> Value:
+        assert i.place is not None
+        total = self.f.index(i.place.offset)
+        for axis, stride in enumerate(i.place.strides):
+            if stride:
+                total = total + here.counters[axis] * stride
+        if here.lanes > 1 and self._lane_stride(i):
+            steps = self.f.constants([lane * self._lane_stride(i) for lane in range(here.lanes)], I64)
+            total = total.splat(here.lanes) + steps
+        return SCALARS.cast(total, i.dtype)
+
+    def _gather(self, k: int, i: Instruction, here: Point, indices: Sequence[Value]) -> Value:
+        f, pointer = self.f, here.pointers[k]
+        offset, bad = f.index(0), None
+        for n, (index, (size, stride)) in enumerate(zip(indices, i.axes, strict=True)):
+            place, wrong = checked(f, index, size, here.mask)
+            offset = offset + place * stride
+            bad = wrong if bad is None else bad | wrong
+            self._report(k, n, index, wrong)
+        if any(size == 0 for size, _ in i.axes):
+            return f.const(0, i.dtype)
+        stride = self._lane_stride(i)
+        if offset.lanes == 1 and (here.lanes == 1 or stride == 0):
+            return f.load(pointer.at(offset, i.dtype), i.dtype)
+        if offset.lanes == 1 and stride == 1:
+            return f.load(pointer.at(offset, i.dtype), i.dtype, here.lanes, here.mask)
+        steps = f.constants([lane * stride for lane in range(here.lanes)], I64)
+        return f.gather(pointer.at(offset.splat(here.lanes) + steps, i.dtype), i.dtype, here.mask)
+
+    def _report(self, k: int, axis: int, index: Value, wrong: Value) -> None:
+        earlier = sum(len(i.axes) for i in self.everything[:k] if i.op == "gather")
+        n = len(self.nest.arguments)
+        report(self.f, self.f.arguments[n + 2], self.f.arguments[n + 3] + (earlier + axis), index, wrong)
+
+
+def checked(f: Function, index: Value, size: int, mask: Value | None = None) -> tuple[Value, Value]:
+    """The place that an index means (0 where it is out of range), and whether it is out of range."""
+    if index.dtype.kind == "u":
+        wrong = SCALARS.cast(index, np.dtype(np.uint64)) >= size
+        place = SCALARS.cast(index, I64)
+    else:
+        place = SCALARS.cast(index, I64)
+        place = (place < 0).select(place + size, place)
+        wrong = place.bitcast(np.dtype(np.uint64)) >= size
+    if mask is not None and wrong.lanes > 1:
+        wrong = wrong & mask
+    return wrong.select(0, place), wrong
+
+
+def report(f: Function, status: Value, code: Value, index: Value, wrong: Value) -> None:
+    """Where `wrong`: write the number of the check and the index into the status words, for the error message."""
+    found = wrong
+    if wrong.lanes > 1:
+        bits = f.op(f"bitcast {wrong} to i{wrong.lanes}", f"i{wrong.lanes}")
+        found = f.op(f"icmp ne {bits}, 0", BOOL)
+
+    def write() -> None:
+        value = SCALARS.cast(index, I64).splat(wrong.lanes)
+        if wrong.lanes > 1:
+            high = f.call("vector.reduce.smax", I64, 1, [wrong.select(value, np.iinfo(np.int64).min)], _i64s(wrong.lanes))
+            low = f.call("vector.reduce.smin", I64, 1, [wrong.select(value, np.iinfo(np.int64).max)], _i64s(wrong.lanes))
+            value = (low < 0).select(low, high)
+        f.store(value, status.at(1, I64))
+        f.store(code + 1, status)
+
+    f.when(found, write, "out_of_range")
+
+
+def _i64s(lanes: int) -> str:
+    return f"v{lanes}i64"

@@ -1,0 +1,207 @@
+"""From a graph to a program: the kernels in order, and the memory that each works on.
+
+A program is a list of calls and loops. `plan` makes it for a graph; `Plan` holds it, says what it costs, and prints as a
+table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backlit.executors.native import index as ix
+from backlit.executors.native import memory
+from backlit.executors.native.fusion import Fusion
+from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
+from backlit.executors.native.lowering import Lowering, NeedsMemory
+from backlit.ir import Graph, Node, Type
+
+_NUMBERLESS = ("input", "constant", "item")
+
+
+@dataclass(eq=False)
+class Plan:
+    """A program and its memory. `constants` are arrays that it reads besides its inputs."""
+
+    graph: Graph
+    steps: list[Any]
+    constants: list[np.ndarray[Any, np.dtype[Any]]]
+    arena: int  # bytes
+
+    def calls(self) -> list[Call]:
+        """All calls, those of loops once."""
+        return list(_calls(self.steps))
+
+    @property
+    def flops(self) -> int:
+        return _total(self.steps, lambda c: getattr(c.kernel, "flops", 0))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the kernels read and write."""
+        return _total(self.steps, traffic)
+
+
+def _calls(steps: Sequence[Any]) -> Any:
+    for step in steps:
+        if isinstance(step, Call):
+            yield step
+        else:
+            yield from _calls([*step.start, *step.calls, *step.moves])
+
+
+def _total(steps: Sequence[Any], cost: Callable[[Call], int]) -> int:
+    total = 0
+    for step in steps:
+        if isinstance(step, Call):
+            total += cost(step)
+        else:
+            total += _total(step.start, cost) + (step.length or 1) * _total([*step.calls, *step.moves], cost)
+    return total
+
+
+def traffic(call: Call) -> int:
+    """Bytes that a call reads and writes, each element of an argument counted once."""
+    kernel, total = call.kernel, 0
+    for k, (buffer, _) in enumerate(call.arguments):
+        touched = buffer.type.size
+        if isinstance(kernel, Nest):
+            extents = kernel.space + kernel.reduced
+            reach = [
+                math.prod(n for n, s in zip(extents, i.place.strides, strict=True) if s)
+                for i in kernel.prologue + kernel.epilogue
+                if i.argument == k and i.place is not None
+            ]
+            touched = min(touched, max(reach, default=0))
+        total += touched * buffer.type.dtype.itemsize
+    return total
+
+
+class Planner:
+    """Collects the buffers and constants of one program."""
+
+    def __init__(self) -> None:
+        self.constants: list[np.ndarray[Any, np.dtype[Any]]] = []
+        self._constants: dict[int, Buffer] = {}
+
+    def arena(self, type: Type, name: str) -> Buffer:
+        return Buffer(type, name, "arena")
+
+    def constant(self, node: Node) -> Buffer:
+        value = node.params["value"]
+        found = self._constants.get(id(value))
+        if found is None:
+            found = Buffer(node.type, node.name or "constant", "constant", len(self.constants))
+            self.constants.append(np.ascontiguousarray(value))
+            self._constants[id(value)] = found
+        return found
+
+    def steps(self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> list[Any]:
+        """The calls that compute a graph from the memory of its inputs into that of its outputs."""
+        forced: frozenset[Node] = frozenset()
+        while True:
+            try:
+                return self._steps(graph, inputs, outputs, forced)
+            except NeedsMemory as e:
+                assert e.node not in forced, f"{e.node} has no memory although it should"
+                forced |= {e.node}
+
+    def _steps(
+        self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer], forced: frozenset[Node]
+    ) -> list[Any]:
+        fusion = Fusion(graph, forced)
+        names = graph.names()
+        buffers: dict[Any, Buffer] = dict(zip(graph.inputs, inputs, strict=True))
+        wanted: dict[Any, Buffer] = {}
+        copies: list[tuple[Node, Buffer]] = []
+        for output, buffer in zip(graph.outputs, outputs, strict=True):
+            key = _key(output)
+            if key in wanted or output.op in ("input", "constant"):
+                copies.append((output, buffer))
+            else:
+                wanted[key] = buffer
+        for node in graph.nodes:
+            if node.op == "constant":
+                buffers[node] = self.constant(node)
+            elif node in fusion.stored:
+                if len(node.types) == 1 and node.op != "scan":
+                    buffers[node] = wanted.get(node) or self.arena(node.type, names[node])
+                else:
+                    for i, t in enumerate(node.types):
+                        key = (node, i) if len(node.types) > 1 else node
+                        buffers[key] = wanted.get(key) or self.arena(t, f"{names[node]}[{i}]")
+        lowering = Lowering(fusion, buffers, self.arena)
+        steps: list[Any] = []
+        for group in fusion.groups:
+            if group.kind == "scan":
+                steps += self._scan(group.roots[0], lowering, names)
+            else:
+                steps += lowering.calls(group)
+        for node, buffer in copies:
+            call = lowering.copy(node, buffer, (node,))
+            if call is not None:
+                steps.append(call)
+        return steps
+
+    def _scan(self, node: Node, lowering: Lowering, names: Mapping[Node, str]) -> list[Any]:
+        """A loop. The carry lies in the memory of the final carry; each step's new carry is moved there at its end."""
+        p = node.params
+        body: Graph = p["body"]
+        outside, carry = p["outside"], p["carry"]
+        results = [lowering.buffers[(node, i) if len(node.types) > 1 else node] for i in range(len(node.types))]
+        given = [lowering.plain(i) for i in node.inputs[:outside]]
+        states, ys = results[:carry], results[carry:]
+        start = [
+            lowering.copy(i, b, (node,)) for i, b in zip(node.inputs[outside : outside + carry], states, strict=True)
+        ]
+        rows = [
+            self._row(lowering.plain(x), i)
+            for x, i in zip(node.inputs[outside + carry :], body.inputs[outside + carry :], strict=True)
+        ]
+        fresh = [self.arena(s.type, f"new {s.name}") for s in states]
+        targets = [self._row(y, o) for y, o in zip(ys, body.outputs[carry:], strict=True)]
+        calls = self.steps(body, [*given, *states, *rows], [*fresh, *targets])
+        moves = [move(f, s, (node,)) for f, s in zip(fresh, states, strict=True)]
+        return [
+            Loop(
+                p["length"], p["reverse"], calls, [c for c in start if c], [m for m in moves if m], (node,),
+                names[node],
+            )
+        ]  # fmt: skip
+
+    def _row(self, whole: Buffer, element: Node) -> Buffer:
+        return Buffer(element.type, f"{whole.name}[t]", "slice", base=whole)
+
+
+def move(source: Buffer, target: Buffer, nodes: tuple[Node, ...]) -> Call | None:
+    """One buffer copied to another of its type."""
+    from backlit.executors.native.kernels import Instruction
+
+    n = source.type.size
+    if n == 0:
+        return None
+    dtype, place = source.type.dtype, ix.counter(0, 1) if n > 1 else ix.zero(0)
+    code = (
+        Instruction("load", (), dtype, argument=1, place=place),
+        Instruction("store", (0,), dtype, argument=0, place=place),
+    )
+    kernel = Nest((n,) if n > 1 else (), (), (), code, (dtype, dtype))
+    return Call(kernel, ((target, 0), (source, 0)), (0,), nodes, (), "move")
+
+
+def _key(node: Node) -> Any:
+    return (node.inputs[0], node.params["index"]) if node.op == "item" else node
+
+
+def plan(graph: Graph) -> Plan:
+    """The program of a graph whose inputs and outputs are separate arrays."""
+    planner = Planner()
+    names = graph.names()
+    inputs = [Buffer(n.type, names[n], "input", k) for k, n in enumerate(graph.inputs)]
+    outputs = [Buffer(n.type, f"result {k}", "output", k) for k, n in enumerate(graph.outputs)]
+    steps = planner.steps(graph, inputs, outputs)
+    return Plan(graph, steps, planner.constants, memory.place(steps))

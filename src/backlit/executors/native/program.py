@@ -1,0 +1,229 @@
+"""The function that runs a whole program: every kernel in order, loops around them, on one thread or several.
+
+    step(table, arena, status, barrier, thread, threads, first, last)
+
+`table` holds the addresses of inputs, outputs and constants, `arena` that of the intermediate values. Every thread runs
+this function with its own number. A kernel's outermost axis is cut into as many shares as there are threads, each takes
+its own, and they wait for one another (a barrier) only before a kernel that touches what another thread's share has
+written or still reads. `first` and `last` are the steps of a loop whose length is not known when code is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backlit.executors.native import blocks
+from backlit.executors.native.builder import I64, POINTER, Function, Module, Value
+from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
+from backlit.executors.native.nest import emit_nest, schedule
+from backlit.executors.native.plan import Plan
+from backlit.executors.native.sharing import Share, needs_barrier, share_of
+from backlit.executors.native.target import Target
+
+ENTRY = "step"
+_U8 = __import__("numpy").dtype("uint8")
+_SMALL = 4096  # a kernel of fewer operations is left to one thread
+
+
+class Program:
+    """LLVM's text of a plan. `text` is the whole module; `checks` say what each failed check means."""
+
+    def __init__(self, plan: Plan, target: Target) -> None:
+        self.plan, self.target = plan, target
+        self.module = Module(target)
+        self.names: dict[Any, str] = {}
+        self.checks: list[tuple[Any, int, int]] = []
+        for call in plan.calls():
+            self._kernel(call)
+        if self.threaded:
+            _emit_barrier(self.module)
+        self._entry()
+        self.text = self.module.text()
+
+    @property
+    def threaded(self) -> bool:
+        return True
+
+    def _kernel(self, call: Call) -> None:
+        kernel = call.kernel
+        if kernel in self.names:
+            return
+        name = f"k{len(self.names)}_{_word(call.label)}"
+        self.names[kernel] = name
+        if isinstance(kernel, Nest):
+            emit_nest(self.module, name, kernel)
+        else:
+            blocks.EMIT[type(kernel)](self.module, name, kernel)
+
+    def _entry(self) -> None:
+        parameters = [(POINTER, n) for n in ("table", "arena", "status", "barrier")]
+        parameters += [(I64, n) for n in ("thread", "threads", "first", "last")]
+        f = Function(self.module, ENTRY, parameters, linkage="")
+        self.f = f
+        (self.table, self.arena, self.status, self.barrier, self.thread, self.threads, self.first, self.last) = f.arguments
+        self._fixed: dict[Buffer, Value] = {}
+        for buffer in _roots(self.plan.steps):
+            if buffer.kind == "arena":
+                self._fixed[buffer] = self.arena.at(buffer.offset, _U8)
+            else:
+                with f.naming(f"{buffer.kind}.{buffer.number}"):
+                    self._fixed[buffer] = f.load(self.table.at(self._slot(buffer), I64), _POINTER_DTYPE).convert(
+                        "inttoptr", POINTER
+                    )
+        self._pending: list[tuple[Call, Share]] = []
+        self._run(self.plan.steps, {})
+        if self.threaded:
+            self._wait()
+
+    def _slot(self, buffer: Buffer) -> int:
+        """The place of an address in the table: inputs, then outputs, then constants."""
+        graph = self.plan.graph
+        before = {"input": 0, "output": len(graph.inputs), "constant": len(graph.inputs) + len(graph.outputs)}
+        return before[buffer.kind] + buffer.number
+
+    def _run(self, steps: Sequence[Any], rows: Mapping[Buffer, Value]) -> None:
+        for step in steps:
+            if isinstance(step, Call):
+                self._call(step, rows)
+            else:
+                self._loop(step, rows)
+
+    def _loop(self, loop: Loop, rows: Mapping[Buffer, Value]) -> None:
+        f = self.f
+        f.comment(f"{loop.label}: {loop.length if loop.length is not None else 'any number of'} steps")
+        self._run(loop.start, rows)
+        self._settle()
+        slices = {b for c in loop.calls + loop.moves for b in _slices(c)}
+        low, high = (self.first, self.last) if loop.length is None else (f.index(0), f.index(loop.length))
+
+        def body(t: Value) -> None:
+            at = (loop.length - 1) - t if loop.reverse and loop.length is not None else t
+            inner = dict(rows)
+            for b in slices:
+                if b.base is not None and (b.base in inner or b.base.kind != "slice"):
+                    inner[b] = self._address(b.base, rows).at(at * b.bytes, _U8)
+
+            def work() -> None:
+                self._run([*loop.calls, *loop.moves], inner)
+                self._settle()
+
+            if loop.length is None:
+                f.when(f.load(self.status, I64) == 0, work, "go_on")
+            else:
+                work()
+
+        f.loop(low, high, 1, body, name="t")
+        self._pending.clear()
+
+    def _address(self, buffer: Buffer, rows: Mapping[Buffer, Value]) -> Value:
+        return rows[buffer] if buffer in rows else self._fixed[buffer]
+
+    def _call(self, call: Call, rows: Mapping[Buffer, Value]) -> None:
+        f = self.f
+        share = share_of(call, self.target)
+        if self.threaded and any(needs_barrier(earlier, s, call, share) for earlier, s in self._pending):
+            self._wait()
+        self._pending.append((call, share))
+        f.comment(f"{call.label} = {', '.join(n.op for n in call.nodes)}")
+        arguments = [
+            self._address(b, rows).at(offset, b.type.dtype) for b, offset in call.arguments
+        ]
+        begin, end = f.index(0), f.index(share.extent)
+        alone = share.extent == 0 or share.pieces <= 1
+        if self.threaded and not alone:
+            units = share.pieces
+            begin = (self.thread * units) // self.threads * share.grain
+            end = ((self.thread + 1) * units) // self.threads * share.grain
+            if share.extent % share.grain:
+                end = (end < share.extent).select(end, share.extent)
+        arguments += [begin, end]
+        if call.checked:
+            arguments += [self.status, f.index(len(self.checks))]
+            self.checks += call.checked
+        if self.threaded and alone:
+            f.when(self.thread == 0, lambda: f.invoke(self.names[call.kernel], arguments), "alone")
+        else:
+            f.invoke(self.names[call.kernel], arguments)
+
+    def _wait(self) -> None:
+        self.f.invoke("wait_for_all", [self.barrier, self.threads])
+        self._pending.clear()
+
+    def _settle(self) -> None:
+        """Before and after a loop's step: whatever was written is there for all."""
+        if self.threaded and self._pending:
+            self._wait()
+
+
+def _slices(step: Any) -> list[Buffer]:
+    calls = [step] if isinstance(step, Call) else [*step.start, *step.calls, *step.moves]
+    found: list[Buffer] = []
+    for c in calls:
+        if not isinstance(c, Call):
+            found += _slices(c)
+            continue
+        for b, _ in c.arguments:
+            chain: Buffer | None = b
+            while chain is not None and chain.kind == "slice":
+                found.append(chain)
+                chain = chain.base
+    return found
+
+
+def _roots(steps: Sequence[Any]) -> list[Buffer]:
+    found: dict[Buffer, None] = {}
+    for step in steps:
+        if isinstance(step, Call):
+            for b, _ in step.arguments:
+                found[b.root()] = None
+        else:
+            for b in _roots([*step.start, *step.calls, *step.moves]):
+                found[b] = None
+    return list(found)
+
+
+def _word(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text)[:24]
+
+
+_POINTER_DTYPE = I64
+_ = (Search, Sort, RunningSum, schedule)
+
+
+def _emit_barrier(module: Module) -> None:
+    """Wait until all threads are here: a counter that only grows; each waits for the next multiple of their number."""
+    f = Function(module, "wait_for_all", [(POINTER, "counter"), (I64, "threads")])
+    counter, threads = f.arguments
+    f.when(threads > 1, lambda: _spin(f, module, counter, threads), "several")
+
+
+def _spin(f: Function, module: Module, counter: Value, threads: Value) -> None:
+    arrived = f.op(f"atomicrmw add {counter}, i64 1 acq_rel", I64)
+    goal = (f.op(f"udiv {arrived}, {threads.text}", I64) + 1) * threads
+    spin, more, rest, done = (f.fresh(n) for n in ("spin", "more", "rest", "all_here"))
+    module.declare("sched_yield", "declare i32 @sched_yield()")
+    before = f.block
+    f.jump(spin)
+    f.start(spin)
+    tries = Value(f, I64, f"%{f.fresh('tries')}")
+    following = f"%{f.fresh('tries.next')}"
+    f.line(f"{tries.text} = phi i64 [ 0, %{before} ], [ {following}, %{more} ], [ {following}, %{rest} ]")
+    now = f.op(f"load atomic i64, {counter} acquire, align 8", I64)
+    f.branch(now >= goal, done, f"{more}.pause")
+    f.start(f"{more}.pause")
+    f.line(f"{following} = add i64 {tries.text}, 1")
+    triple = module.target.triple
+    if triple.startswith("x86_64"):
+        f.line("call void @llvm.x86.sse2.pause()")
+        module.declare("llvm.x86.sse2.pause", "declare void @llvm.x86.sse2.pause()")
+    elif triple.startswith(("aarch64", "arm64")):
+        f.line('call void asm sideeffect "yield", ""()')
+    patient = f.op(f"icmp ugt i64 {following}, 20000", "i1")
+    f.branch(patient, rest, more)
+    f.start(more)
+    f.jump(spin)
+    f.start(rest)
+    f.line("call i32 @sched_yield()")
+    f.jump(spin)
+    f.start(done)
