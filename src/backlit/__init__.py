@@ -1,11 +1,30 @@
 """backlit trains neural networks by backpropagation and shows its work."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from backlit import ops
 from backlit.compilation import compile
 from backlit.gradcheck import check_grads
 from backlit.tracing import trace
 from backlit.transforms import grad, hvp, jvp, value_and_grad, vjp
 
+if TYPE_CHECKING:
+    from backlit import nn, optim
+    from backlit.nn import Network
+
 __version__ = "0.1.0"
 
-__all__ = ["check_grads", "compile", "grad", "hvp", "jvp", "ops", "trace", "value_and_grad", "vjp"]
+__all__ = [
+    "Network", "check_grads", "compile", "grad", "hvp", "jvp", "nn", "ops", "optim", "trace", "value_and_grad", "vjp",
+]  # fmt: skip
+
+# What is imported when it is first asked for, so that `import backlit` stays quick: a module, or a name of one.
+_LATER = {"Network": "backlit.nn", "nn": "backlit.nn", "optim": "backlit.optim"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'backlit' has no attribute {name!r}")
+    module = import_module(_LATER[name])
+    return getattr(module, name, module)

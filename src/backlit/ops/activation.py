@@ -1,0 +1,67 @@
+"""Activation functions that are composites, beside those that are ops (sigmoid, tanh, relu, softplus) or stand in
+`composite` (elu, gelu, leaky_relu, silu, softmax). They act on each element alone.
+"""
+
+from __future__ import annotations
+
+from backlit.ops import elementwise as ew
+from backlit.ops.composite import clip
+from backlit.ops.record import Value, composite
+
+# Chosen so that mean 0 and variance 1 are a stable fixed point (Klambauer et al. 2017, equations 1, 2 and 14).
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+@composite
+def selu(x: Value) -> Value:
+    """1.0507 x where x > 0, 1.0507 · 1.6733 (e^x - 1) elsewhere (Klambauer et al. 2017, equation 2)."""
+    below = _SELU_ALPHA * ew.expm1(ew.minimum(x, 0.0))
+    return _SELU_SCALE * ew.where(ew.greater(x, 0.0), x, below)
+
+
+@composite
+def celu(x: Value, alpha: float = 1.0) -> Value:
+    """x where x > 0, alpha (e^(x / alpha) - 1) elsewhere: an elu whose slope is continuous (Barron 2017)."""
+    return ew.where(ew.greater(x, 0.0), x, alpha * ew.expm1(ew.minimum(x, 0.0) / alpha))
+
+
+@composite
+def mish(x: Value) -> Value:
+    """x tanh(softplus(x)) (Misra 2019)."""
+    return x * ew.tanh(ew.softplus(x))
+
+
+@composite
+def softsign(x: Value) -> Value:
+    """x / (1 + |x|)."""
+    return x / (1.0 + ew.abs(x))
+
+
+@composite
+def log_sigmoid(x: Value) -> Value:
+    """log(sigmoid(x)) = -softplus(-x), without overflow."""
+    return -ew.softplus(-x)
+
+
+@composite
+def hard_tanh(x: Value) -> Value:
+    """x, but at least -1 and at most 1."""
+    return clip(x, -1.0, 1.0)
+
+
+@composite
+def hard_sigmoid(x: Value) -> Value:
+    """x / 6 + 1/2, but at least 0 and at most 1."""
+    return clip(x / 6.0 + 0.5, 0.0, 1.0)
+
+
+@composite
+def hard_silu(x: Value) -> Value:
+    """x hard_sigmoid(x), also called hard swish (Howard et al. 2019, section 5.2)."""
+    return x * hard_sigmoid(x)
+
+
+@composite
+def relu6(x: Value) -> Value:
+    """x, but at least 0 and at most 6."""
+    return clip(x, 0.0, 6.0)
