@@ -6,6 +6,7 @@ float64 is used throughout, inside `jax.enable_x64()`, so that nothing is change
 from __future__ import annotations
 
 import functools
+import operator
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from backlit import compile, grad, hvp, ops
+from backlit.pytree import flatten
 
 
 def in_x64(f):
@@ -182,3 +186,62 @@ def interpret(graph, values):
             case name:
                 found[node] = ORACLE[name](*(found[i] for i in node.inputs), **node.params)
     return [found[o] for o in graph.outputs]
+
+
+def assert_same(ours, theirs, *arrays, rtol=1e-10, atol=1e-12, order=1):
+    """Hold the values of two functions, and the gradients of a weighted sum of them, against each other.
+
+    The functions may give trees. `order` 2 takes the derivative of the gradient in a random direction, too.
+    """
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(in_x64_traced(theirs), *arrays)
+    weights = [random.standard_normal(t.shape) if t.dtype.kind == "f" else None for t in jax.tree.leaves(shapes)]
+    moving = tuple(i for i, x in enumerate(arrays) if np.asarray(x).dtype.kind == "f")
+    v = [random.standard_normal(np.shape(arrays[i])) for i in moving]
+
+    def scalar(f, sum_of, leaves_of):
+        def inner(*xs):
+            values = list(arrays)
+            for i, x in zip(moving, xs, strict=True):
+                values[i] = x
+            pairs = zip(leaves_of(f(*values)), weights, strict=True)
+            return functools.reduce(operator.add, [sum_of(y * w) for y, w in pairs if w is not None])
+
+        return inner
+
+    loss, oracle = scalar(ours, ops.sum, lambda t: flatten(t)[0]), scalar(theirs, jnp.sum, jax.tree.leaves)
+    differentiable = moving and any(w is not None for w in weights)
+    numbers = tuple(range(len(moving)))
+
+    def everything(xs, v):
+        found = [theirs(*xs)]
+        if differentiable:
+            at = [xs[i] for i in moving]
+            gradient = jax.grad(oracle, numbers)
+            found += [gradient(*at)] if order == 1 else jax.jvp(gradient, tuple(at), tuple(v))
+        return found
+
+    wanted = [jax.tree.leaves(part) for part in in_x64(everything)(list(arrays), v)]
+    at = [arrays[i] for i in moving]
+    found = [flatten(ours(*arrays))[0], flatten(compile(ours, executor="reference")(*arrays))[0]]
+    wanted.insert(1, wanted[0])
+    if differentiable:
+        found.append(grad(loss, numbers)(*at))
+        if order == 2:
+            found.append(hvp(loss, at, v))
+    for what, a_row, b_row in zip(["value", "value of the graph", "gradient", "hvp"], found, wanted, strict=False):
+        assert len(a_row) == len(b_row)
+        for a, b in zip(a_row, b_row, strict=True):
+            assert np.shape(a) == b.shape, what
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=what)
+
+
+def in_x64_traced(f):
+    """A function whose tracing by JAX keeps float64."""
+
+    @functools.wraps(f)
+    def inner(*args):
+        with jax.enable_x64():
+            return f(*args)
+
+    return inner
