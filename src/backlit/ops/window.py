@@ -256,17 +256,24 @@ def conv_transpose(
 # --- pooling ----------------------------------------------------------------------------------------------------------
 
 
+def _pooled(what: str, x: Value) -> int:
+    """The number of spatial axes of what can be pooled."""
+    t = type_of(x)
+    with told_as(what, x):
+        if t.ndim not in (3, 4):
+            raise ShapeError("takes values (batch, length, channels) or (batch, height, width, channels)")
+        if t.dtype.kind != "f":
+            raise DtypeError("takes floating-point values", fix="convert with ops.astype(x, 'float32')")
+    return t.ndim - 2
+
+
 def _pools(
     what: str, x: Value, size: int | Sequence[int], stride: int | Sequence[int] | None, padding: Padding, value: float
 ) -> tuple[Value, Sizes]:
     """The windows of each channel, and their axes."""
     t = type_of(x)
-    n = t.ndim - 2
+    n = _pooled(what, x)
     with told_as(what, x):
-        if n not in (1, 2):
-            raise ShapeError("takes values (batch, length, channels) or (batch, height, width, channels)")
-        if t.dtype.kind != "f":
-            raise DtypeError("takes floating-point values", fix="convert with ops.astype(x, 'float32')")
         size = _each(size, n, "size")
         step = size if stride is None else _each(stride, n, "stride")
         one = (1,) * n
@@ -303,9 +310,9 @@ def avg_pool(
 
 def global_max_pool(x: Value) -> Value:
     """The largest element of each channel: (batch, *space, channels) gives (batch, channels)."""
-    return reduction.max(x, tuple(range(1, type_of(x).ndim - 1)))
+    return reduction.max(x, tuple(range(1, _pooled("global_max_pool", x) + 1)))
 
 
 def global_avg_pool(x: Value) -> Value:
     """The mean of each channel: (batch, *space, channels) gives (batch, channels)."""
-    return reduction.mean(x, tuple(range(1, type_of(x).ndim - 1)))
+    return reduction.mean(x, tuple(range(1, _pooled("global_avg_pool", x) + 1)))
