@@ -2,7 +2,7 @@
 
 `flatten` names every leaf by its path (`p.dense_1.weight`, `state[0]`); those names become the names of graph inputs.
 A dataclass field with `metadata={"static": True}` belongs to the structure, not to the leaves. `None` is an empty
-structure. The order of a dict is the user's own.
+structure. The order of a dict is the user's own. Mappings of any class are put together again as plain dicts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _parts(tree: Any, path: str) -> tuple[type, tuple[Any, ...], list[Any], tupl
     if tree is None:
         return type(None), (), [], ()
     if isinstance(tree, Mapping):
-        return type(tree), tuple(tree), list(tree.values()), ()
+        return dict, tuple(tree), list(tree.values()), ()
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree), tuple(tree._fields), list(tree), ()
     if isinstance(tree, list | tuple):
@@ -93,8 +93,8 @@ def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
         children = [build(c) for c in s.children]
         if s.kind is type(None):
             return None
-        if issubclass(s.kind, Mapping):
-            return s.kind(zip(s.keys, children, strict=True))  # type: ignore[call-arg]
+        if s.kind is dict:
+            return dict(zip(s.keys, children, strict=True))
         if issubclass(s.kind, tuple) and hasattr(s.kind, "_fields"):
             return s.kind(*children)
         if issubclass(s.kind, list | tuple):
