@@ -1,0 +1,52 @@
+"""The same derivative by finite differences: a check that knows nothing of the chain rule.
+
+(L(w + h) - L(w - h)) / 2h differs from dL/dw by h^2 L'''/6 and by the rounding of the two losses over 2h. Both runs are in
+float64, whatever the dtype of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from backlit.explanation.expressions import divide, negative, total
+from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Symbol
+from backlit.ir import Graph, Node
+from backlit.ops.interpret import interpreter
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def differences(
+    graph: Graph, arrays: Sequence[Array], leaf: Node, element: Element, loss: Symbol, by: Symbol
+) -> tuple[Expression, float]:
+    """The quotient of central differences, and its value."""
+    exact = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
+    i = graph.inputs.index(leaf)
+    here = float(exact[i][element])
+    h = 1e-5 * max(1.0, abs(here))
+    run = interpreter(Graph(graph.inputs, graph.outputs[:1]))
+
+    def at(sign: float, text: str) -> Operand:
+        moved = exact[i].copy()
+        moved[element] = here + sign * h
+        value = float(run([*exact[:i], moved, *exact[i + 1 :]])[0])
+        return Operand(Symbol(f"{loss.name}{text}"), value, f"check{text}")
+
+    up, down = at(1.0, "⁺"), at(-1.0, "⁻")
+    with np.errstate(all="ignore"):
+        value = float(np.divide(up.value - down.value, 2 * h))
+    return divide(total([up, negative(down)]), Number(2 * h)), value
+
+
+def relative_difference(gradient: Operand, numerical: Operand) -> tuple[Expression, float]:
+    """|a - b| / max(|a|, |b|), and its value; |a - b| where both are next to nothing."""
+    a, b = gradient.value, numerical.value
+    size = max(abs(a), abs(b))
+    distance = Apply("abs", (total([gradient, negative(numerical)]),))
+    if size < 1e-9 or not np.isfinite(size):
+        return distance, abs(a - b)
+    larger = gradient if abs(a) >= abs(b) else numerical
+    return divide(distance, Apply("abs", (larger,))), abs(a - b) / size

@@ -1,0 +1,270 @@
+"""Making a derivation: what is needed for the gradient of one element, found from the gradient backwards.
+
+The backward pass is made first, from the wanted gradient towards the loss, because it says what is needed: each gradient
+is read from the reverse-mode graph in terms of the gradients after it and of forward values. Then the forward values are
+made that these use, the loss among them. So a derivation holds what it uses and nothing else, and costs the same for a
+network of a hundred parameters as for one of a million.
+
+Where a sum is folded, only what is shown is followed further; more than `depth` folds from the wanted gradient, only the
+largest term is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from backlit.explanation.elements import Reader, opaque
+from backlit.explanation.execution import Execution
+from backlit.explanation.expressions import ZERO, is_number, linear_parts, product, substituted, value_of
+from backlit.explanation.numbers import fitted, show
+from backlit.explanation.quantities import Quantities, Quantity
+from backlit.explanation.sentences import sentence
+from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Rest, Step, operands, rests
+from backlit.ir import Node
+
+MANY = 300  # steps, after which only the largest term of each sum is followed
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much is shown.
+
+    view     "deltas", "paths" or "matrix"
+    terms    how many terms of a long sum are written out
+    depth    through how many folded sums all that is shown is followed
+    digits   how many significant digits are printed
+    unfold   (quantity, element) of equations that are shown with all their terms
+    """
+
+    view: str = "deltas"
+    terms: int = 6
+    depth: int = 1
+    digits: int = 6
+    unfold: frozenset[tuple[str, Element]] = frozenset()
+
+
+@dataclass
+class Draft:
+    """A step before it has its number."""
+
+    quantity: Quantity
+    element: Element
+    expression: Expression | None
+    value: Any
+    kind: str
+    chain: Expression | None = None
+    note: str = ""
+
+    @property
+    def place(self) -> tuple[str, Element]:
+        return self.quantity.key, self.element
+
+
+@dataclass
+class Maker:
+    """Makes the drafts of a derivation from a run."""
+
+    run: Execution
+    quantities: Quantities
+    options: Options
+    drafts: dict[tuple[str, Element], Draft] = field(default_factory=dict)
+    marked: dict[Node, Any] = field(default_factory=dict)
+
+    # --- reading ---
+
+    def operand(self, q: Quantity, element: Element) -> Operand:
+        """An element of a quantity as an operand."""
+        value = self.run.values[q.node][element].item()
+        return Operand(q.symbol.at(self.shown_index(q, element)), value, q.key, self.run.numbers[q.node], element)
+
+    def shown_index(self, q: Quantity, element: Element) -> Element:
+        """The index that is written: computed values leave out axes of size 1."""
+        owner = q.forward or q.node
+        if owner.op == "input":
+            return element
+        return tuple(i for i, n in zip(element, owner.type.shape, strict=True) if n > 1)
+
+    def reader(self, q: Quantity, all_terms: bool = False) -> Reader:
+        """Reads what a quantity is made of."""
+        root = q.forward if q.kind == "gradient" else q.node.origin if q.kind == "helper" else None
+
+        def leaf(node: Node, element: Element) -> Expression | None:
+            found = self.quantities.of.get(node)
+            if found is None and root is not None:
+                found = self.quantities.gradient_at(node, root, itself=q.kind == "helper")
+            elif found is None and q.kind == "update":
+                found = self.quantities.gradient_of_parameter(node)
+            return None if found is None else self.operand(found, element)
+
+        terms = 10**9 if all_terms else self.options.terms
+        return Reader(self.run.values, leaf, terms, self.run.closed, self.marked)
+
+    def expression(self, q: Quantity, element: Element, all_terms: bool = False) -> Expression | None:
+        """What an element of a quantity equals; None for what is given."""
+        node = q.node
+        if q.kind == "input" or (node.op == "constant") or (q.kind != "gradient" and opaque(node)):
+            return None
+        reader = self.reader(q, all_terms or (q.key, element) in self.options.unfold)
+        if q.kind == "gradient":
+            assert q.forward is not None
+            alias = self.quantities.gradient_at(node, q.forward)
+            if alias is not None:
+                return self.operand(alias, element)
+        return reader.definition(node, element)
+
+    # --- following ---
+
+    def follow_back(self, q: Quantity, element: Element) -> None:
+        """The gradient by one element, and the gradients that it is made of."""
+        waiting = [(q, element, 0)]
+        while waiting:
+            q, element, level = waiting.pop(0)
+            if (q.key, element) in self.drafts:
+                continue
+            draft = self.add(q, element, "backward")
+            if q.forward is not None:
+                marks = self.marked.setdefault(q.forward, np.zeros(q.forward.type.shape, bool))
+                marks[element] = True
+            e = draft.expression
+            found = self.gradients_in(e)
+            draft.chain = self.chain(q, element, e)
+            if any(rests(e)):
+                level += 1
+            if level > self.options.depth or len(self.drafts) > MANY:
+                found = self.largest(e, found)
+            waiting.extend((self.quantities.by_key[o.quantity], o.element, level) for o in found)
+
+    def follow_forward(self, waiting: list[tuple[Quantity, Element]]) -> None:
+        """Forward values, and those that they are made of."""
+        while waiting:
+            q, element = waiting.pop(0)
+            if (q.key, element) in self.drafts:
+                continue
+            kind = "given" if q.kind == "input" else "loss" if q.kind == "loss" else "forward"
+            draft = self.add(q, element, kind)
+            if draft.expression is None:
+                draft.kind = "given"
+            folded = any(rests(draft.expression)) or len(self.drafts) > MANY
+            for o in operands(draft.expression):
+                inner = self.quantities.by_key[o.quantity]
+                if inner.kind != "input" and folded and not self.is_marked(inner, o.element):
+                    continue
+                waiting.append((inner, o.element))
+
+    def is_marked(self, q: Quantity, element: Element) -> bool:
+        marks = self.marked.get(q.node)
+        return marks is not None and bool(marks[element])
+
+    def add(self, q: Quantity, element: Element, kind: str) -> Draft:
+        value = self.run.values[q.node][element].item()
+        draft = Draft(q, element, self.expression(q, element), value, kind)
+        self.drafts[q.key, element] = draft
+        return draft
+
+    def gradients_in(self, e: Expression | None) -> list[Operand]:
+        """The gradients (and helpers) that an expression uses, each once."""
+        found = {(o.quantity, o.element): o for o in operands(e) if self.backward(o)}
+        return list(found.values())
+
+    def backward(self, o: Operand) -> bool:
+        return self.quantities.by_key[o.quantity].kind in ("gradient", "helper")
+
+    def largest(self, e: Expression | None, found: list[Operand]) -> list[Operand]:
+        """The one of these operands that the expression owes most to."""
+        if e is None or len(found) < 2:
+            return found
+        parts, _ = linear_parts(e, lambda o: o in found)
+        sizes = [(abs(o.value * value_of(f)), o) for o, f in parts]
+        return [max(sizes, key=lambda pair: -1 if pair[0] != pair[0] else pair[0])[1]] if sizes else found[:1]
+
+    def chain(self, q: Quantity, element: Element, e: Expression | None) -> Expression | None:
+        """The chain rule that an equation of the backward pass carries out, in derivatives only."""
+        if e is None or q.kind != "gradient":
+            return None
+        parts, left = linear_parts(e, lambda o: self.quantities.by_key[o.quantity].kind == "gradient")
+        if not 0 < len(parts) <= 3 or any(rests(e)) or not is_number(left, 0.0):
+            return None  # too long to be of use
+        if any(self.quantities.by_key[o.quantity].kind == "helper" for o in operands(e)):
+            return None
+        terms: list[Expression] = [product([o, self.local(q, element, o, value_of(f))]) for o, f in parts]
+        return Apply("sum", tuple(terms)) if len(terms) > 1 else terms[0]
+
+    def local(self, q: Quantity, element: Element, after: Operand, value: Any) -> Operand:
+        """d(after)/d(q) as a symbol: after is the quantity whose gradient the operand is."""
+        outer = self.quantities.by_key[after.quantity]
+        assert outer.forward is not None
+        assert q.forward is not None
+        above, below = self.quantities.of[outer.forward], self.quantities.of[q.forward]
+        over = above.symbol.at(self.shown_index(above, after.element))
+        symbol = replace(below.symbol.at(self.shown_index(below, element)), over=over)
+        return Operand(symbol, float(value), f"{above.key}/{below.key}", -1, (*after.element, *element))
+
+    def nothing(self, leaf: Node, element: Element) -> Draft:
+        """The gradient by what the loss does not depend on."""
+        own = self.quantities.of[leaf].symbol
+        symbol = replace(own, over=self.quantities.of[self.run.loss].symbol)
+        note = "It does not enter the loss."
+        return Draft(Quantity("nothing", "gradient", symbol, leaf), element, ZERO, 0.0, "gradient", None, note)
+
+    # --- numbering ---
+
+    def ordered(self) -> Iterator[Draft]:
+        """Givens, forward values, the loss, then gradients from the loss on."""
+        number = self.run.numbers
+
+        def key(d: Draft) -> tuple[Any, ...]:
+            q = d.quantity
+            match d.kind:
+                case "given":
+                    return 0, number[q.node], d.element
+                case "forward":
+                    return 1, number[q.node], d.element
+                case "loss":
+                    return (2,)
+            owner = q.forward or q.node.origin or q.node
+            return 3, -number[owner], q.kind == "gradient", d.element
+
+        return iter(sorted(self.drafts.values(), key=key))
+
+
+def numbered(drafts: list[Draft], maker: Maker) -> list[Step]:
+    """The steps: numbers given to the equations, texts to the numbers, and a sentence to each."""
+    places: dict[tuple[str, Element], int] = {}
+    for i, d in enumerate(drafts, 1):
+        places.setdefault(d.place, i)
+    steps = []
+    for i, d in enumerate(drafts, 1):
+        e, text = d.expression, show(d.value, maker.options.digits)
+        if e is not None:
+            e, text = fitted(e, d.value, 2 if d.quantity.key == "difference" else maker.options.digits)
+            e = _referred(e, places)
+        chain = _referred(d.chain, places) if d.chain is not None else None
+        known = d.quantity.key in maker.quantities.by_key or d.quantity.key == "nothing"
+        symbol = d.quantity.symbol.at(maker.shown_index(d.quantity, d.element)) if known else d.quantity.symbol
+        step = Step(
+            number=i,
+            kind=d.kind,
+            symbol=symbol,
+            quantity=d.quantity.key,
+            value=d.value,
+            text=text,
+            expression=e,
+            chain=chain,
+            node=maker.run.numbers.get(d.quantity.node, -1),
+            element=d.element,
+        )
+        steps.append(replace(step, sentence=d.note or sentence(step, d.quantity, maker.run)))
+    return steps
+
+
+def _referred(e: Expression, places: dict[tuple[str, Element], int]) -> Expression:
+    """The expression with every operand told which equation gives it."""
+
+    def refer(leaf: Operand | Number | Rest) -> Operand | Number | Rest:
+        return replace(leaf, step=places.get((leaf.quantity, leaf.element), 0)) if isinstance(leaf, Operand) else leaf
+
+    return substituted(e, refer)

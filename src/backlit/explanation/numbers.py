@@ -1,0 +1,79 @@
+"""Printing numbers so that every printed line is true.
+
+A line `a = symbols = numbers = value` is true when the printed numbers, put into the formula, give the printed value at
+its own last digit. Rounding each operand by itself does not achieve that. So each line starts at the digits asked for, and
+prints its operands with as many more as it takes (a difference of nearly equal numbers takes many). Where even the exact
+operands do not give the value, because the run was in a short dtype whose own rounding is larger, the value is printed
+with fewer digits; and where nothing of it would be left, the rounding is a term of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from backlit.explanation.expressions import evaluate, own_value, substituted
+from backlit.explanation.steps import Apply, Expression, Number, Operand, Rest
+
+MOST = 17  # digits that tell every float64 from its neighbours
+
+
+def show(value: Any, digits: int) -> str:
+    """A number with this many significant digits, trailing zeros left out: `0.0225`, `1.2e-05`, `-3`, `inf`."""
+    if isinstance(value, bool | int):
+        return str(int(value))
+    if not math.isfinite(value) or value == 0:
+        return "0" if value == 0 else str(value)
+    text = f"{value:.{digits}g}"
+    mantissa, _, exponent = text.partition("e")
+    if exponent and -5 < int(exponent) < 15:  # 1e+06 is 1000000
+        return f"{Decimal(text):f}"
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def gives(found: Any, text: str, digits: int) -> bool:
+    """Whether a number is printed as `text` at these digits, and not by a hair's breadth."""
+    value = float(found)
+    if not math.isfinite(value) or value == 0:
+        return show(value, digits) == text
+    if show(value, digits) != text:
+        return False
+    half = 0.5 * 10.0 ** (math.floor(math.log10(abs(value))) + 1 - digits)
+    return abs(value - float(text)) <= half * (1 - 1e-6)
+
+
+def fitted(e: Expression, value: Any, digits: int) -> tuple[Expression, str]:
+    """The expression with the text of each number chosen, and the text of the value, so that the line is true."""
+    exact = evaluate(e, own_value)
+    for shown in (*range(digits, min(digits + 3, MOST)), *range(digits - 1, 0, -1)):
+        text = show(value, shown)
+        if not gives(exact, text, shown):
+            continue
+        for more in range(max(digits, shown), MOST + 1):
+            printed = printed_at(e, more)
+            if gives(evaluate(printed, _printed_value), text, shown):
+                return printed, text
+    rounding = Rest(0, value - exact, "rounding")
+    if isinstance(e, Apply) and e.rest is not None and e.rest.what == "rounding" or not math.isfinite(rounding.value):
+        return printed_at(e, MOST), show(value, digits)
+    return fitted(Apply("sum", (e,), rounding), value, digits)
+
+
+def printed_at(e: Expression, digits: int) -> Expression:
+    """The expression with every number printed at these digits."""
+
+    def printed(leaf: Operand | Number | Rest) -> Operand | Number | Rest:
+        return replace(leaf, text=show(leaf.value, digits))
+
+    return substituted(e, printed)
+
+
+def _printed_value(e: Expression | Rest) -> Any:
+    assert not isinstance(e, Apply)
+    if isinstance(e.value, bool):
+        return e.value
+    return int(e.text) if isinstance(e.value, int) else float(e.text)

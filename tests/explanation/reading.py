@@ -1,0 +1,162 @@
+"""Reading printed equations back: a small evaluator of the plain-text notation, written apart from the code that prints.
+
+A line is true when the numbers printed in it, put together as it says, give its value at the last printed digit.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+
+import numpy as np
+
+from backlit.ops.record import OPS
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf\b|nan\b)|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<note>⟨[^⟩]*⟩)|(?P<sign>//|<<|>>|[-+·/^()\[\],|&~<>=≤≥≠@;]))"
+)
+
+
+class Reader:
+    """A recursive-descent parser that computes as it goes."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens: list[tuple[str, str]] = []
+        at = 0
+        while at < len(text.rstrip()):
+            found = _TOKEN.match(text, at)
+            assert found, f"cannot read {text[at : at + 20]!r} in {text!r}"
+            at = found.end()
+            kind = found.lastgroup
+            if kind != "note":  # what a fold says about itself
+                self.tokens.append((kind, found[kind]))
+        self.at = 0
+
+    def peek(self) -> str:
+        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
+
+    def take(self, *wanted: str) -> str:
+        if self.peek() in wanted and self.peek():
+            self.at += 1
+            return self.tokens[self.at - 1][1]
+        return ""
+
+    def expect(self, wanted: str) -> None:
+        assert self.take(wanted), f"expected {wanted!r}, found {self.peek()!r}"
+
+    def choice(self):
+        value = self.bits()
+        if self.take("if"):
+            condition = self.bits()
+            assert self.take("else")
+            other = self.bits()
+            return value if condition else other
+        return value
+
+    def bits(self):
+        value = self.comparison()
+        while sign := self.take("&", "|b"):
+            other = self.comparison()
+            value = value and other if sign == "&" else value or other
+        return value
+
+    def comparison(self):
+        value = self.sum()
+        tests = {"<": "less", ">": "greater", "=": "equal", "≤": "less_equal", "≥": "greater_equal", "≠": "not_equal"}
+        while sign := self.take(*tests):
+            value = bool(OPS[tests[sign]].numpy(value, self.sum()))
+        return value
+
+    def sum(self):
+        value = -self.product() if self.take("-") else self.product()
+        while sign := self.take("+", "-"):
+            other = self.product()
+            value = value + other if sign == "+" else value - other
+        return value
+
+    def product(self):
+        value = self.power()
+        while sign := self.take("·", "/", "//", "mod"):
+            other = self.power()
+            with np.errstate(all="ignore"):
+                value = {
+                    "·": lambda a, b: a * b,
+                    "/": np.divide,
+                    "//": np.floor_divide,
+                    "mod": np.remainder,
+                }[sign](value, other)
+        return value
+
+    def power(self):
+        value = self.atom()
+        if self.take("^"):
+            with np.errstate(all="ignore"):
+                return np.power(np.float64(value), self.power())
+        return value
+
+    def atom(self):
+        if self.take("("):
+            value = self.choice()
+            self.expect(")")
+            return value
+        if self.take("["):
+            value = self.choice()
+            self.expect("]")
+            return np.float64(value)
+        if self.take("|"):
+            value = self.choice()
+            self.expect("|")
+            return abs(value)
+        if self.take("~"):
+            return not self.atom()
+        if self.take("-"):
+            return -self.atom()
+        kind, text = self.tokens[self.at]
+        self.at += 1
+        if kind == "number":
+            return np.float64(text)
+        assert kind == "name", f"cannot read {text!r}"
+        self.expect("(")
+        arguments = [self.choice()]
+        while self.take(","):
+            arguments.append(self.choice())
+        self.expect(")")
+        if text in ("max", "min"):
+            return getattr(np, text)(arguments)
+        with np.errstate(all="ignore"):
+            return OPS[text].numpy(*map(np.asarray, arguments))[()]
+
+
+def read(text: str) -> float:
+    """The number that a printed expression comes to."""
+    reader = Reader(text)
+    value = reader.choice()
+    assert not reader.peek(), f"{reader.peek()!r} is left over in {text!r}"
+    return float(value)
+
+
+def agrees(value: float, printed: str) -> bool:
+    """Whether a number rounds to what is printed."""
+    if printed in ("nan", "inf", "-inf"):
+        return str(float(value)) == printed
+    if not math.isfinite(value):
+        return False
+    places = Decimal(printed).as_tuple().exponent
+    unit = 10.0 ** float(places if "." in printed or "e" in printed else 0)
+    return abs(value - float(printed)) <= 0.5 * unit * (1 + 1e-9)
+
+
+def check_lines(derivation) -> int:
+    """Assert that every printed line of a derivation is true; how many there are."""
+    lines = 0
+    for step in derivation.steps:
+        if step.expression is None or step.shape:
+            continue
+        found = read(step.substituted)
+        assert agrees(found, step.text), f"({step.number}) {step.substituted} is {found!r}, printed {step.text}"
+        if step.chain is None or step.folded:
+            assert step.symbolic
+        lines += 1
+    return lines
