@@ -1,0 +1,134 @@
+"""The live display of a run: epoch, loss, metrics, learning rate, time left, steps a second.
+
+Shown on a terminal only; a pipe, a file or a log sees nothing. It is two lines at the bottom of the terminal that wrap
+where the terminal is narrow, redrawn ten times a second, and left standing with the final figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backlit.train.history import figure
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+SMOOTHING_SECONDS = 3.0
+"""Steps a second are averaged over about this long."""
+
+
+@dataclass
+class Progress:
+    """A display of `epochs` epochs of `steps` steps each (None where that is not known). A context manager.
+
+    `console` is a rich Console, by default that of standard error; nothing is shown unless it is a terminal.
+    """
+
+    epochs: int
+    steps: int | None
+    console: Console | None = None
+    shown: bool = True
+    done_epochs: int = 0
+    _live: Any = field(init=False, default=None)
+    _step: int = field(init=False, default=0)
+    _rate: float = field(init=False, default=0.0)
+    _last: tuple[float, int] = field(init=False, default=(0.0, 0))
+    _began: float = field(init=False, default=0.0)
+    _shown: float = field(init=False, default=0.0)
+    _total: int = field(init=False, default=0)  # steps since the beginning of the display
+    _figures: dict[str, float] = field(init=False, default_factory=dict)
+    _note: str = field(init=False, default="")
+
+    def __enter__(self) -> Progress:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = self.console if self.console is not None else Console(stderr=True)
+        self._began = time.monotonic()
+        self._last = self._began, 0
+        if self.shown and console.is_terminal:
+            self._live = Live(get_renderable=self.render, console=console, refresh_per_second=10, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.refresh()
+            self._live.stop()
+            self._live = None
+
+    def advance(self, step: int, taken: int, figures: Callable[[], Mapping[str, float]]) -> None:
+        """`taken` more steps have run; the epoch stands at `step`. `figures` is asked only when they are shown."""
+        now = time.monotonic()
+        self._step, self._total = step, self._total + taken
+        if self._live is not None and now - self._shown > 0.1:
+            self._figures |= figures()
+            self._shown = now
+        passed, before = now - self._last[0], self._last[1]
+        if passed > 0.05:
+            current = (self._total - before) / passed
+            weight = min(1.0, passed / SMOOTHING_SECONDS) if self._rate else 1.0
+            self._rate += weight * (current - self._rate)
+            self._last = now, self._total
+
+    def epoch(self, number: int, figures: Mapping[str, float], note: str = "") -> None:
+        """Epoch `number` (from 1) has ended with these figures."""
+        self.done_epochs, self.steps, self._step = number, self.steps or self._step, 0
+        self._figures = dict(figures)
+        self._note = note
+
+    def finish(self, note: str) -> None:
+        """Say why the run ends, below the figures."""
+        self._note = note
+
+    def _share(self) -> float:
+        within = self._step / self.steps if self.steps else 0.0
+        return min(1.0, (self.done_epochs + within) / max(1, self.epochs))
+
+    def _left(self) -> str:
+        ended = self.done_epochs >= self.epochs
+        if ended or self._live is None or not self._rate or not self.steps:
+            return f"{duration(time.monotonic() - self._began)}"
+        left = (self.epochs - self.done_epochs) * self.steps - self._step
+        measured = self._total / max(1e-9, time.monotonic() - self._began)  # with validation and all
+        return f"{duration(left / measured)} left"
+
+    def render(self) -> RenderableType:
+        """What the display shows now."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table.grid(padding=(0, 1), expand=False)
+        for _ in range(4):
+            head.add_column(no_wrap=True)
+        epoch = min(self.epochs, self.done_epochs + (self.done_epochs < self.epochs))
+        head.add_row(
+            f"epoch {epoch}/{self.epochs}",
+            ProgressBar(total=1.0, completed=self._share(), width=24),
+            f"{self._share():4.0%}",
+            Text(self._left(), style="cyan"),
+        )
+        parts = [(n, figure(v)) for n, v in self._figures.items() if n not in ("epoch", "step", "seconds")]
+        if self._rate:
+            parts.append(("steps/s", f"{self._rate:,.0f}" if self._rate >= 10 else f"{self._rate:.1f}"))
+        line = Text()
+        for name, value in parts:
+            line.append("   " if line else "")
+            line.append(f"{name}\N{NO-BREAK SPACE}", style="dim")
+            line.append(value)
+        rows: list[RenderableType] = [head, line]
+        if self._note:
+            rows.append(Text(self._note, style="yellow"))
+        return Group(*rows)
+
+
+def duration(seconds: float) -> str:
+    """`0:07`, `12:40`, `3:05:00`."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

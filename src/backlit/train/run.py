@@ -1,0 +1,228 @@
+"""A run: the epochs of one `fit`, step by step, and what is done between steps.
+
+The rule that holds here: between two stretches of steps everything that training depends on is in one `Moment`, which
+is replaced as a whole. An interruption, an error or a checkpoint therefore always finds the state at a step's boundary,
+and how the steps were cut into stretches leaves no trace in the numbers.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backlit.errors import DivergenceError
+from backlit.pytree import flatten, map_leaves
+from backlit.train.callbacks import Callback, Epoch
+from backlit.train.divergence import all_finite, find_origin
+from backlit.train.feeding import Feed, Stretch
+from backlit.train.progress import Progress
+
+if TYPE_CHECKING:
+    from backlit.train.trainer import Trainer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Tree = Any
+
+STRETCH_SECONDS = 0.2
+"""How long the executor runs before progress is shown and Ctrl-C is seen, unless a single step takes longer."""
+
+ROLLBACKS = 10
+"""How often in a row `on_nan="rollback"` tries an epoch again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is to do. Kept in checkpoints: a resumed run does the rest of it.
+
+    `until` is the epoch at which it ends, counted over the life of the trainer; `examples` is 0 where it is not known.
+    """
+
+    first: int
+    until: int
+    batch_size: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    steps_per_epoch: int | None
+    holdout: float
+    examples: int
+
+    def config(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """Where training stands: the carried values, epochs done, steps done of the next one, and what these gave.
+
+    `sums` holds, for each stretch since the epoch began, the watched sums, one row a step.
+    """
+
+    carry: tuple[Tree, ...]
+    epoch: int = 0
+    batch: int = 0
+    sums: tuple[Tree, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Steps since the training began."""
+        return int(self.carry[4])
+
+
+def joined(sums: Sequence[Tree]) -> Tree:
+    """The watched sums of several stretches as one, one row a step."""
+    return map_leaves(lambda *parts: np.concatenate(parts), *sums)
+
+
+class Run:
+    """The machinery of one `fit`: feeds steps to the trainer's programs until the plan is done or somebody stops it."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        feed: Feed,
+        callbacks: Sequence[Callback],
+        validate: Callable[[], dict[str, float]] | None,
+        display: Progress,
+    ) -> None:
+        self.trainer, self.feed, self.validate, self.display = trainer, feed, validate, display
+        self.callbacks = sorted(callbacks, key=lambda c: c.last)
+        self.pace = 0.0  # seconds a step takes
+        self.began = time.perf_counter()
+
+    def go(self) -> None:
+        """Train until the plan is done."""
+        trainer = self.trainer
+        with self.display, _deferred_interrupt() as interrupted:
+            while not trainer.finished:
+                if interrupted():
+                    raise KeyboardInterrupt
+                stretch = self.feed.take(trainer.moment.epoch, trainer.moment.batch, self._most())
+                if stretch is None:
+                    self._end_epoch()
+                else:
+                    self._advance(stretch)
+            if trainer.stopped:
+                self.display.finish(trainer.stopped)
+            if interrupted():
+                raise KeyboardInterrupt
+
+    def _most(self) -> int:
+        """How many steps to take in one call: for about STRETCH_SECONDS, and to no callback's step but the last."""
+        most = max(1, int(STRETCH_SECONDS / self.pace)) if self.pace else 1
+        step = self.trainer.moment.step
+        return min([most] + [c.every_steps - step % c.every_steps for c in self.callbacks if c.every_steps])
+
+    def _advance(self, stretch: Stretch) -> None:
+        trainer, before = self.trainer, self.trainer.moment
+        program = trainer.program("train", stretch)  # compiled outside the measured time
+        start = time.perf_counter()
+        carry, sums = program(before.carry, stretch)
+        seconds = (time.perf_counter() - start) / stretch.steps
+        self.pace = seconds if not self.pace else 0.7 * self.pace + 0.3 * seconds
+        if trainer.on_nan != "skip" and not (all_finite(flatten(sums)[0]) and all_finite(flatten(carry)[0])):
+            self._diverged(stretch)
+            return
+        after = Moment(carry, before.epoch, before.batch + stretch.steps, (*before.sums, sums))
+        if len(after.sums) > 64:  # few parts, so that adding one stays cheap
+            after = replace(after, sums=(joined(after.sums),))
+        trainer.moment = after
+        self.display.advance(after.batch, stretch.steps, lambda: self._figures(after.sums))
+        for callback in self.callbacks:
+            if callback.every_steps and after.step % callback.every_steps == 0:
+                callback.on_steps(trainer)
+
+    def _figures(self, sums: Sequence[Tree]) -> dict[str, float]:
+        found = self.trainer.objective.results(joined(sums))
+        return found | {"learning_rate": self.trainer.learning_rate}
+
+    def _end_epoch(self) -> None:
+        trainer, moment = self.trainer, self.trainer.moment
+        figures = trainer.objective.results(joined(moment.sums))
+        if trainer.on_nan == "skip":
+            share = figures.pop("skipped")
+            if share == 1.0:
+                raise DivergenceError(
+                    f"every step of epoch {moment.epoch + 1} was skipped: the loss or an update was not finite",
+                    fix='lower the learning rate, or use on_nan="raise" to see where it arises',
+                )
+            figures["skipped"] = round(share * moment.batch)
+        trainer.moment = Moment(moment.carry, moment.epoch + 1)
+        trainer.epoch_start, trainer.rollbacks = trainer.moment, 0
+        trainer.sync()
+        if self.validate is not None:
+            figures |= {f"val_{name}": value for name, value in self.validate().items()}
+        now = time.perf_counter()
+        columns = {"epoch": moment.epoch + 1, "step": moment.step} | figures
+        columns |= {"learning_rate": trainer.learning_rate, "seconds": now - self.began}
+        self.began = now
+        record = Epoch(moment.epoch + 1, moment.step, columns)
+        trainer.history.append(record)
+        for callback in self.callbacks:
+            callback.on_epoch(trainer, record)
+        assert trainer.plan is not None
+        self.display.epoch(record.number - trainer.plan.first, columns)
+
+    # --- values that are not finite -----------------------------------------------------------------------------------
+
+    def _diverged(self, stretch: Stretch) -> None:
+        """Take the steps of the stretch again one by one, up to the one that went wrong; then raise or roll back."""
+        trainer = self.trainer
+        program = trainer.program("train", stretch)
+        for t in range(stretch.steps):
+            one = replace(stretch, rows=stretch.rows[t : t + 1])
+            before = trainer.moment
+            carry, sums = program(before.carry, one)
+            if not (all_finite(flatten(sums)[0]) and all_finite(flatten(carry)[0])):
+                break
+            trainer.moment = Moment(carry, before.epoch, before.batch + 1, (*before.sums, sums))
+        moment = trainer.moment
+        batch = [one.data[role][one.rows[0]] for role in ("x", "y", "sample_weight", "mask") if role in one.data]
+        origin = find_origin(program.graph, [*flatten(moment.carry)[0], *batch])
+        where = f"step {moment.step + 1} (epoch {moment.epoch + 1})"
+        if trainer.on_nan == "rollback" and trainer.rollbacks < ROLLBACKS:
+            trainer.rollbacks += 1
+            trainer.moment = trainer.epoch_start
+            trainer.scale_learning_rate(0.5)
+            trainer.epoch_start = trainer.moment
+            note = f"not finite at {where}: back to the start of the epoch, at half the learning rate"
+            self.display.epoch(moment.epoch - (trainer.plan.first if trainer.plan else 0), {}, note)
+            return
+        if origin is None:
+            raise DivergenceError(
+                f"training stopped at {where}: the executor {trainer.executor.name!r} gave a value that is not finite, "
+                "the reference executor did not",
+                fix='use executor="reference", and report this',
+            )
+        after = f", after {trainer.rollbacks} rollbacks" if trainer.rollbacks else ""
+        raise DivergenceError(f"training stopped at {where}{after}: {origin.describe()}", fix=origin.advice())
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Within, a first Ctrl-C only makes the function that is given return True; a second one interrupts at once."""
+    pressed = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    usual = threading.current_thread() is threading.main_thread()
+    if not usual or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
