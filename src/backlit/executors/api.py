@@ -29,7 +29,10 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Run: TypeAlias = Callable[..., list[Array]]
 RunLoop: TypeAlias = Callable[[Sequence[Array], Sequence[Array], Array], tuple[list[Array], list[Array]]]
 
-_KNOWN = {"reference": "backlit.executors.reference:Reference"}
+_KNOWN = {
+    "reference": "backlit.executors.reference:Reference",
+    "native": "backlit.executors.native:Native",
+}
 
 
 class Executor(ABC):

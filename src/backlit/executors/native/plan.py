@@ -15,6 +15,7 @@ import numpy as np
 
 from backlit.executors.native import index as ix
 from backlit.executors.native import memory
+from backlit.executors.native.donation import reuse
 from backlit.executors.native.fusion import Fusion
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
 from backlit.executors.native.lowering import Lowering, NeedsMemory
@@ -31,6 +32,7 @@ class Plan:
     steps: list[Any]
     constants: list[np.ndarray[Any, np.dtype[Any]]]
     arena: int  # bytes
+    taken: dict[int, int]  # results that lie in the memory of an input: their numbers
 
     def calls(self) -> list[Call]:
         """All calls, those of loops once."""
@@ -159,13 +161,14 @@ class Planner:
             lowering.copy(i, b, (node,)) for i, b in zip(node.inputs[outside : outside + carry], states, strict=True)
         ]
         rows = [
-            self._row(lowering.plain(x), i)
+            self.row(lowering.plain(x), i)
             for x, i in zip(node.inputs[outside + carry :], body.inputs[outside + carry :], strict=True)
         ]
         fresh = [self.arena(s.type, f"new {s.name}") for s in states]
-        targets = [self._row(y, o) for y, o in zip(ys, body.outputs[carry:], strict=True)]
+        targets = [self.row(y, o) for y, o in zip(ys, body.outputs[carry:], strict=True)]
         calls = self.steps(body, [*given, *states, *rows], [*fresh, *targets])
-        moves = [move(f, s, (node,)) for f, s in zip(fresh, states, strict=True)]
+        placed = reuse(calls, list(zip(fresh, states, strict=True)))
+        moves = [move(f, s, (node,)) for f, s in zip(fresh, states, strict=True) if f not in placed]
         return [
             Loop(
                 p["length"], p["reverse"], calls, [c for c in start if c], [m for m in moves if m], (node,),
@@ -173,7 +176,7 @@ class Planner:
             )
         ]  # fmt: skip
 
-    def _row(self, whole: Buffer, element: Node) -> Buffer:
+    def row(self, whole: Buffer, element: Node) -> Buffer:
         return Buffer(element.type, f"{whole.name}[t]", "slice", base=whole)
 
 
@@ -197,11 +200,49 @@ def _key(node: Node) -> Any:
     return (node.inputs[0], node.params["index"]) if node.op == "item" else node
 
 
-def plan(graph: Graph) -> Plan:
-    """The program of a graph whose inputs and outputs are separate arrays."""
+def plan(graph: Graph, donate: Sequence[int] = ()) -> Plan:
+    """The program of a graph whose inputs and outputs are separate arrays; `donate` numbers inputs to be overwritten."""
     planner = Planner()
     names = graph.names()
     inputs = [Buffer(n.type, names[n], "input", k) for k, n in enumerate(graph.inputs)]
     outputs = [Buffer(n.type, f"result {k}", "output", k) for k, n in enumerate(graph.outputs)]
     steps = planner.steps(graph, inputs, outputs)
-    return Plan(graph, steps, planner.constants, memory.place(steps))
+    free = [inputs[k] for k in donate]
+    pairs = []
+    for output in outputs:
+        match = next((b for b in free if b.type == output.type), None)
+        if match is not None:
+            free.remove(match)
+            pairs.append((output, match))
+    taken = {o.number: i.number for o, i in reuse(steps, pairs).items()}
+    return Plan(graph, steps, planner.constants, memory.place(steps), taken)
+
+
+def plan_loop(step: Graph, carry: int, shared: int) -> Plan:
+    """A program that runs `step` any number of times.
+
+    The inputs of `step` are the carried values, `shared` values that stay, and values that come row by row from arrays
+    with one more axis. Its outputs are the new carried values and those that are kept, row by row. In the program's
+    table the inputs are the shared arrays and the arrays of rows, the outputs the carried values (which hold the old
+    ones when it starts) and the arrays of kept rows.
+    """
+    planner = Planner()
+    names = step.names()
+    given = step.inputs[carry:]
+    types = [Type(n.type.dtype, n.type.shape if k < shared else (1, *n.type.shape)) for k, n in enumerate(given)]
+    inputs = [Buffer(t, names[n], "input", k) for k, (t, n) in enumerate(zip(types, given, strict=True))]
+    states = [Buffer(n.type, names[n], "output", k) for k, n in enumerate(step.inputs[:carry])]
+    kept = [
+        Buffer(Type(n.type.dtype, (1, *n.type.shape)), f"kept {names[n]}", "output", carry + k)
+        for k, n in enumerate(step.outputs[carry:])
+    ]
+    fresh = [planner.arena(s.type, f"new {s.name}") for s in states]
+    rows = [planner.row(b, n) for b, n in zip(inputs[shared:], given[shared:], strict=True)]
+    targets = [planner.row(b, n) for b, n in zip(kept, step.outputs[carry:], strict=True)]
+    calls = planner.steps(step, [*states, *inputs[:shared], *rows], [*fresh, *targets])
+    placed = reuse(calls, list(zip(fresh, states, strict=True)))
+    moves = [m for f, s in zip(fresh, states, strict=True) if f not in placed and (m := move(f, s, ())) is not None]
+    loop = Loop(None, False, calls, [], moves, (), "steps")
+    outputs = tuple(step.inputs[:carry]) + tuple(step.outputs[carry:])
+    shape = Graph(tuple(given), outputs, step.name)
+    return Plan(shape, [loop], planner.constants, memory.place([loop]), {})

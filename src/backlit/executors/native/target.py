@@ -25,6 +25,7 @@ class Target:
     vector_bytes: int
     registers: int
     fused: bool  # has fused multiply-add; without it LLVM would call a function for each
+    half: bool = True  # converts float16 by itself
 
     def lanes(self, itemsize: int) -> int:
         """How many elements of this many bytes fill a vector."""
@@ -39,7 +40,7 @@ class Target:
 
 def _x86(name: str, cpu: str, features: str, triple: str) -> Target:
     vector_bytes, registers, fused = {"avx512": (64, 32, True), "avx2": (32, 16, True), "sse2": (16, 16, False)}[name]
-    return Target(name, triple, cpu, features, vector_bytes, registers, fused)
+    return Target(name, triple, cpu, features, vector_bytes, registers, fused, half=fused)
 
 
 @cache

@@ -1,0 +1,75 @@
+"""A program in memory, ready to run on arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from backlit.errors import IndexingError
+from backlit.executors.api import Array
+from backlit.executors.native import jit
+from backlit.executors.native.plan import Plan
+from backlit.executors.native.program import ENTRY, Program
+from backlit.executors.native.target import Target
+
+
+class Code:
+    """The machine code of a plan. May be run by several Python threads at once: each run has an arena of its own."""
+
+    def __init__(self, plan: Plan, target: Target) -> None:
+        self.plan, self.target = plan, target
+        program = Program(plan, target)
+        self._checks = program.checks
+        self._code = jit.compile_text(program.text, target)
+        p, n = ctypes.c_void_p, ctypes.c_int64
+        self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
+        self._constants = [a.ctypes.data for a in plan.constants]
+        self._arenas: list[Array] = []
+        self._lock = threading.Lock()
+
+    def run(self, arrays: Sequence[Array], first: int, last: int) -> None:
+        """Run the program on the memory of its inputs and outputs. Raises IndexingError for an index out of range."""
+        addresses = [*(a.ctypes.data for a in arrays), *self._constants]
+        table = (ctypes.c_int64 * max(1, len(addresses)))(*addresses)
+        status = (ctypes.c_int64 * 2)(0, 0)
+        barrier = (ctypes.c_int64 * 1)(0)
+        with self._lock:
+            arena = self._arenas.pop() if self._arenas else None
+        if arena is None:
+            arena = _arena(self.plan.arena)
+        try:
+            self._step(table, arena.ctypes.data, status, barrier, 0, 1, first, last)
+        finally:
+            with self._lock:
+                self._arenas.append(arena)
+        if status[0]:
+            self._raise(status[0] - 1, status[1])
+
+    def _raise(self, check: int, index: int) -> None:
+        node, axis, size = self._checks[check]
+        raise IndexingError(
+            f"index {index} is out of range: axis {axis} has size {size}",
+            op=node.op,
+            inputs=[i.type for i in node.inputs],
+            site=node.site,
+        )
+
+
+def usable(array: Array, writeable: bool = False) -> Array:
+    """The array itself if its elements lie one after the other where the processor likes them, else a copy."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned and (flags.writeable or not writeable) and array.dtype.isnative:
+        return array
+    return np.array(array, order="C")
+
+
+def _arena(size: int) -> Array:
+    """Memory that starts at a multiple of 64, the size of a cache line and of the widest vector."""
+    raw: Any = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    found: Array = raw[start : start + max(size, 1)]
+    return found
