@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -37,7 +37,7 @@ from backlit.audit.syntax import (
 )
 from backlit.autodiff import reverse, zeros_if_none
 from backlit.errors import Error
-from backlit.ir import Graph, Node, Type, substitute
+from backlit.ir import Graph, Node, Type, reachable, rebuilt, substitute
 from backlit.tracing import Traced, input_node, lift
 
 Value: TypeAlias = Any
@@ -62,6 +62,25 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
 CONSTANTS = {"e": math.e, "pi": math.pi, "π": math.pi}
 _UNROLLED = 3  # a `repeat` of at most this many steps is written out, a longer one is a loop
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the statement `step` is carried out. The language's own way is the default; the others are conventions that
+    some authors follow, and slips that some make, at every step.
+
+    sequential      earlier layers are reached through weights that have been changed already
+    uphill          the gradient is added
+    rate_power      how often the learning rate is a factor
+    more_steps      steps taken beyond those that are said (fewer, where negative), in the sheet's `repeat` or `step`
+    bias            biases are trained although they are given ("trained"), or held although they are params ("held")
+    """
+
+    sequential: bool = False
+    uphill: bool = False
+    rate_power: int = 1
+    more_steps: int = 0
+    bias: str = "as said"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +135,9 @@ class Sheet:
         return Graph(tuple(self.inputs), outputs, "worksheet")
 
 
-def read(block: Block) -> Sheet:
+def read(block: Block, reading: Reading | None = None) -> Sheet:
     """The worksheet in a block. Raises WorksheetError with line, column and what was expected."""
-    reader = _Reader()
+    reader = _Reader(reading or Reading(), repeats=any(t.split()[:1] == ["repeat"] for t in block.lines))
     for offset, text in enumerate(block.lines):
         try:
             statement = parse_line(text, reader.is_quantity)
@@ -203,6 +222,8 @@ def first_column(expr: Expr) -> int:
 class _Reader:
     """Takes the statements of a sheet in order."""
 
+    reading: Reading
+    repeats: bool  # whether the sheet has a `repeat`
     names: dict[str, Node] = field(default_factory=dict)
     inputs: dict[Node, np.ndarray[Any, Any]] = field(default_factory=dict)
     trainable: list[str] = field(default_factory=list)
@@ -311,6 +332,15 @@ class _Reader:
 
     # --- steps ---
 
+    def moving(self, step: Step) -> dict[str, Node]:
+        """The quantities that a step changes."""
+        names = [o.name for o in step.on] or list(self.trainable)
+        if self.reading.bias == "trained":
+            names += [n for n in self.names if n.startswith("b") and n not in names and self.names[n].op == "input"]
+        if self.reading.bias == "held":
+            names = [n for n in names if not n.startswith("b")]
+        return {n: self.names[n] for n in names}
+
     def step(self, step: Step, line: int) -> None:
         loss = self.find(step.loss)
         if loss.type.shape:
@@ -318,18 +348,20 @@ class _Reader:
         for name in step.on:
             if name.name not in self.trainable:
                 raise WorksheetError(f"{name.name!r} is no param", column=name.column, fix="declare it with param")
-        before = {n: self.names[n] for n in ([o.name for o in step.on] or self.trainable)}
-        if not before:
+        before = self.moving(step)
+        if not before and self.reading == Reading():
             raise WorksheetError("there is no param to change", column=1, fix="declare the weights with param")
-        slopes = reverse([loss], [lift(np.float64(1.0))], list(before.values())).gradients
-        gradients = {n: zeros_if_none(g, w).node for (n, w), g in zip(before.items(), slopes, strict=True)}
-        after = {n: self.named(_moved(Traced(w), Traced(gradients[n]), step.rate), n) for n, w in before.items()}
+        gradients, after = descend(loss, before, step.rate, self.reading)
+        after = {n: self.named(Traced(w), n) for n, w in after.items()}
         for place, param in self.waiting:
             self.claims[place] = replace(self.claims[place], target=after.get(param, self.names[param]))
         self.waiting.clear()
         self.updates.append(Update(line, loss, step.rate, before, after, gradients))
         self.move_on(before, after)
-        self.last_step = step
+        first, self.last_step = self.last_step is None, step
+        if first and not self.repeats:
+            for _ in range(self.reading.more_steps):
+                self.step(step, line)
 
     def move_on(self, before: dict[str, Node], after: dict[str, Node]) -> None:
         """From here on every name means its formula at the new params."""
@@ -341,23 +373,22 @@ class _Reader:
     def repeat(self, repeat: Repeat, line: int) -> None:
         if self.last_step is None:
             raise WorksheetError("there is no step to repeat", column=1, fix="write `step E, lr = 0.5` first")
-        if repeat.count <= _UNROLLED:
-            for _ in range(repeat.count):
-                self.step(self.last_step, line)
+        step, count = self.last_step, max(0, repeat.count + self.reading.more_steps)
+        if count <= _UNROLLED:
+            for _ in range(count):
+                self.step(step, line)
             return
-        step = self.last_step
         loss = self.find(step.loss)
-        before = {n: self.names[n] for n in ([o.name for o in step.on] or self.trainable)}
+        before = self.moving(step)
 
         def once(weights: tuple[Traced, ...], _: None) -> tuple[tuple[Value, ...], None]:
-            inside = {w: t.node for w, t in zip(before.values(), weights, strict=True)}
-            (now,) = substitute([loss], inside)
-            slopes = reverse([now], [lift(np.float64(1.0))], list(inside.values())).gradients
-            new = [_moved(t, zeros_if_none(g, t.node), step.rate) for t, g in zip(weights, slopes, strict=True)]
-            return tuple(new), None
+            inside = dict(zip(before, (t.node for t in weights), strict=True))
+            (now,) = substitute([loss], dict(zip(before.values(), inside.values(), strict=True)))
+            after = descend(now, inside, step.rate, self.reading)[1]
+            return tuple(Traced(w) for w in after.values()), None
 
-        weights, _ = ops.scan(once, tuple(Traced(w) for w in before.values()), length=repeat.count)
-        after = {n: self.named(w, n) for n, w in zip(before, weights, strict=True)}
+        last, _ = ops.scan(once, tuple(Traced(w) for w in before.values()), length=count)
+        after = {n: self.named(w, n) for n, w in zip(before, last, strict=True)}
         self.move_on(before, after)
 
     def finish(self, block: Block) -> Sheet:
@@ -385,9 +416,45 @@ class _Reader:
         )
 
 
-def _moved(weight: Value, gradient: Value, rate: float) -> Value:
-    """The weight after one step of gradient descent."""
-    return weight - rate * gradient
+def descend(
+    loss: Node, before: Mapping[str, Node], rate: float, reading: Reading
+) -> tuple[dict[str, Node], dict[str, Node]]:
+    """The gradients of the loss by some quantities, and the quantities after one step of gradient descent."""
+    slopes = reverse([loss], [lift(np.float64(1.0))], list(before.values())).gradients
+    gradients = {n: zeros_if_none(g, w).node for (n, w), g in zip(before.items(), slopes, strict=True)}
+    factor = (rate**reading.rate_power) * (-1 if reading.uphill else 1)
+
+    def moved(weight: Value, gradient: Value) -> Node:
+        return lift(weight - factor * gradient).node
+
+    if not reading.sequential:
+        return gradients, {n: moved(Traced(w), Traced(gradients[n])) for n, w in before.items()}
+    after: dict[str, Node] = {}
+    names = {w: n for n, w in before.items()}
+    used = {n: _weights_of_the_way_back(g, names) - {n} for n, g in gradients.items()}
+    while used:
+        ready = [n for n, needs in used.items() if needs <= set(after)] or list(used)
+        for n in ready:
+            changed = {before[m]: after[m] for m in used.pop(n) if m in after}
+            gradients[n] = _with_weights_back(gradients[n], changed)
+            after[n] = moved(Traced(before[n]), Traced(gradients[n]))
+    return gradients, {n: after[n] for n in before}
+
+
+def _weights_of_the_way_back(gradient: Node, names: Mapping[Node, str]) -> set[str]:
+    """The weights that a gradient is passed back through."""
+    return {names[i] for node in reachable([gradient]) if node.origin is not None for i in node.inputs if i in names}
+
+
+def _with_weights_back(gradient: Node, changed: Mapping[Node, Node]) -> Node:
+    """The gradient passed back through changed weights; the forward pass keeps the old ones."""
+    new: dict[Node, Node] = {}
+    for node in reachable([gradient]):
+        swap = changed if node.origin is not None else {}
+        inputs = [new.get(i, swap.get(i, i)) for i in node.inputs]
+        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            new[node] = rebuilt(node, inputs)
+    return new.get(gradient, gradient)
 
 
 def is_number(expr: Expr) -> bool:
