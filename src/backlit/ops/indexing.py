@@ -34,7 +34,9 @@ from backlit.ops.record import (
     broadcast_shapes,
     composite,
     constant_like,
+    is_number,
     normal_axis,
+    number_as,
     told_as,
 )
 from backlit.tracing import Traced, type_of
@@ -56,9 +58,7 @@ def _in_range(shape: tuple[int, ...], indices: tuple[np.ndarray[Any, Any], ...])
     for axis, (n, index) in enumerate(zip(shape, indices, strict=False)):
         bad = (index < -n) | (index >= n) if index.dtype.kind == "i" else index >= n
         if np.any(bad):
-            raise IndexingError(
-                f"index {index[bad].flat[0]} is out of range: axis {axis} has size {n}", op="gather or scatter_add"
-            )
+            raise IndexingError(f"index {index[bad].flat[0]} is out of range: axis {axis} has size {n}")
 
 
 def _gather_numpy(x: np.ndarray[Any, Any], *indices: np.ndarray[Any, Any]) -> Any:
@@ -138,6 +138,8 @@ def scatter_add(x: Value, indices: Value | tuple[Value, ...], updates: Value) ->
     places = indices if isinstance(indices, tuple) else (indices,)
     with told_as("scatter_add", x, updates, *places):
         shape = (*_index_shape(type_of(x), tuple(map(type_of, places))), *type_of(x).shape[len(places) :])
+        if is_number(updates):
+            updates = number_as(updates, type_of(x).dtype)
         return _scatter_add(x, broadcast_to(updates, shape), *places)
 
 

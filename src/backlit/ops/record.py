@@ -204,7 +204,8 @@ def apply(op: Op, *values: Value, **params: Any) -> Value:
     results = op.types(types, params)
     if is_traced(*values):
         return wrap(emit(op.name, values, results, params))
-    arrays = op.evaluate([as_array(v) for v in values], params)
+    with told_as(op.name, *values):
+        arrays = op.evaluate([as_array(v) for v in values], params)
     return arrays[0] if len(arrays) == 1 else arrays
 
 
