@@ -149,12 +149,12 @@ def deep(n):
         {"kind": "ema"},
         {"kind": "ema", "optimizer": {"kind": "cosine", "initial": 0.1, "steps": 3}},
         deep(2),
-        deep(60),
+        deep(400),
         [],
         "adam",
         None,
     ],
-    ids=str,
+    ids=lambda config: str(config)[:40],
 )
 def test_a_foreign_description_is_refused(config):
     with pytest.raises(SettingError):

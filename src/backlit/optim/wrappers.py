@@ -60,8 +60,8 @@ class EMA(Wrapper):
         a ← d a + (1 - d) θ          after each step
         â = a / (1 - dᵗ)             with `bias_correction`: a starts at 0, and â is the weighted mean of θ₁ ... θₜ
 
-    Without it a starts at the initial weights, which then stay a part dᵗ of the average. Training goes on from θ itself;
-    `averaged(state, params)` gives the average (the parameters themselves before the first step).
+    Without it a starts at the initial weights, which then stay a part dᵗ of the average. Training goes on from θ
+    itself; `averaged(state, params)` gives the average (the parameters themselves before the first step).
     """
 
     decay: float = number(0.999, at_least=0, below=1)
