@@ -74,7 +74,8 @@ def _saved(body: Graph, backward: Sequence[Node], fresh: set[Node]) -> list[Node
     return list(found)
 
 
-def _vjp(ctx: Context, g: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
+def _vjp(ctx: Context, g: Value | tuple[Value | None, ...]) -> tuple[Value | None, ...]:
+    g = _results(g)
     params = dict(ctx.params)
     body: Graph = params["body"]
     carry, outside, length = params["carry"], params["outside"], params["length"]

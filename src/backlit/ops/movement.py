@@ -43,11 +43,22 @@ def _size(n: Any) -> int:
     return int(n)
 
 
+def sizes_of(shape: int | Sequence[int]) -> Shape:
+    """A shape as a tuple of integers; one number stands for one axis."""
+    return tuple(_size(n) for n in (shape if isinstance(shape, Sequence) else (shape,)))
+
+
+def _iota_rule(size: int, dtype: np.dtype[Any]) -> Type:
+    if size < 0:
+        raise ShapeError(f"there are no {size} numbers")
+    return Type(dtype, (size,))
+
+
 _iota = Op(
     "iota",
     "movement",
     "The numbers 0, 1, 2, ..., size - 1.",
-    rule=lambda size, dtype: Type(dtype, (size,)),
+    rule=_iota_rule,
     numpy=lambda size, dtype: np.arange(size, dtype=dtype),
     vjp=lambda ctx, g: (),
     notation=Notation("iota"),
@@ -90,7 +101,7 @@ def reshape(x: Value, shape: int | Sequence[int]) -> Value:
     """The same elements in row-major order in another shape; one size may be -1 and is worked out."""
     t = type_of(x)
     with told_as("reshape", x):
-        sizes = [_size(n) for n in (shape if isinstance(shape, tuple | list) else [shape])]
+        sizes = list(sizes_of(shape))
         if sizes.count(-1) == 1:
             known = -math.prod(sizes)
             if known == 0 or t.size % known:
@@ -217,7 +228,7 @@ _broadcast_to = Op(
 def broadcast_to(x: Value, shape: int | Sequence[int]) -> Value:
     """The elements repeated along new axes on the left and along axes of size 1."""
     with told_as("broadcast_to", x):
-        sizes = tuple(_size(n) for n in (shape if isinstance(shape, tuple | list) else [shape]))
+        sizes = sizes_of(shape)
     return _broadcast_to(x, shape=sizes)
 
 

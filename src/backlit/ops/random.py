@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from backlit.errors import DtypeError, ShapeError
+from backlit.errors import DtypeError, SettingError, ShapeError
 from backlit.ops.elementwise import astype, less, maximum
 from backlit.ops.indexing import gather, take
-from backlit.ops.movement import iota, reshape, stack
-from backlit.ops.record import UNSIGNED, Case, Notation, Spec, Value, composite, elementwise, told_as
+from backlit.ops.movement import iota, reshape, sizes_of, stack
+from backlit.ops.record import UNSIGNED, Case, Notation, Spec, Value, composite, elementwise, normal_axis, told_as
 from backlit.ops.reduction import argsort
 from backlit.ops.special import erfinv
 from backlit.tracing import type_of
@@ -76,8 +76,10 @@ def _words(key: Value, high: Value, low: Value) -> tuple[Value, Value]:
 
 def _draw(key: Value, shape: Sequence[int] | int) -> tuple[Value, Value]:
     """Two words of random bits for each element."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = sizes_of(shape)
     n = math.prod(sizes)
+    if any(m < 0 for m in sizes):
+        raise ShapeError(f"there is no draw of the shape {sizes}")
     if n > 2**32:
         raise ShapeError(f"a draw has at most 2^32 elements, not {n}", fix="split the key and draw in parts")
     counters = reshape(iota(n, key, np.uint32), sizes)
@@ -108,7 +110,12 @@ def bits(key: Value, shape: Sequence[int] | int = ()) -> Value:
 def uniform(
     key: Value, shape: Sequence[int] | int = (), dtype: Any = np.float32, low: float = 0.0, high: float = 1.0
 ) -> Value:
-    """Numbers in [low, high), all multiples of 2^-23 (float32) or 2^-52 (float64) of its length equally likely."""
+    """Numbers in [low, high), all multiples of 2^-23 (float32) or 2^-52 (float64) of its length equally likely.
+
+    In [0, 1) the numbers are the same on every executor, elsewhere the same up to rounding.
+    """
+    if not low <= high:
+        raise SettingError(f"low={low} is above high={high}", op="uniform")
     dtype = np.dtype(dtype)
     first, second = _draw(key, shape)
     if dtype == np.float32:
@@ -142,7 +149,8 @@ def bernoulli(key: Value, p: Value = 0.5, shape: Sequence[int] | int | None = No
 def permutation(key: Value, x: Value, axis: int = 0) -> Value:
     """x with the sub-arrays along `axis` in random order; for an integer n, the numbers 0 .. n - 1 in random order."""
     whole = isinstance(x, int)
-    n = x if whole else type_of(x).shape[axis]
+    with told_as("permutation", key, x):
+        n = x if whole else type_of(x).shape[normal_axis(axis, type_of(x).ndim)]
     order = iota(n, key)
     # sorting by random 32-bit numbers, often enough that ties do no harm
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
