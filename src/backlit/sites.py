@@ -17,8 +17,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 _PACKAGE = str(Path(__file__).parent) + "/"
-# Layers, losses, optimisers and the training step are written in ops as a user would write them, so their lines count as
-# places where quantities are named; the rest of the package is machinery.
+# Layers, losses, optimisers and the training step are written in ops as a user would write them, so their lines count
+# as places where quantities are named; the rest of the package is machinery.
 _NAMING = tuple(_PACKAGE + part for part in ("nn/", "optim/", "train/step.py"))
 
 

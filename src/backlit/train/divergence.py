@@ -106,8 +106,6 @@ class Origin:
             lines[0] += f", at element {self.position} of the sequence"
         lines.append(f"  computed by {self.node.op} from:")
         lines += [f"    {name}: {s}" for name, s in self.inputs]
-        if self.node.site is not None:
-            lines.append(f"  at {self.node.site.describe()}")
         return "\n".join(lines)
 
     def advice(self) -> str:

@@ -203,7 +203,9 @@ class Run:
                 fix='use executor="reference", and report this',
             )
         after = f", after {trainer.rollbacks} rollbacks" if trainer.rollbacks else ""
-        raise DivergenceError(f"training stopped at {where}{after}: {origin.describe()}", fix=origin.advice())
+        raise DivergenceError(
+            f"training stopped at {where}{after}: {origin.describe()}", fix=origin.advice(), site=origin.node.site
+        )
 
 
 @contextmanager
