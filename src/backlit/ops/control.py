@@ -243,6 +243,8 @@ def _length(sequences: Sequence[Value], paths: Sequence[str], length: int | None
         length = shape[0]
     if length is None:
         raise ShapeError("there is no sequence and no length", fix="pass xs or length=")
+    if length < 0:
+        raise ShapeError(f"a loop cannot take {length} steps")
     return length
 
 

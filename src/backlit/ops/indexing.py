@@ -107,6 +107,15 @@ def _scatter_numpy(x: np.ndarray[Any, Any], updates: np.ndarray[Any, Any], *indi
     return out
 
 
+# the shapes of x and of the updates, and the indices as above
+_SCATTERED: list[tuple[tuple[int, ...], tuple[int, ...], list[tuple[tuple[int, ...], int]]]] = [
+    ((4,), (6,), [((6,), 4)]),
+    ((4, 2), (3, 2), [((3,), 4)]),
+    ((3, 2), (4,), [((4,), 3), ((4,), 2)]),
+    ((3,), (0,), [((0,), 3)]),
+    ((1,), (), [((), 1)]),
+]
+
 _scatter_add: Op = Op(
     "scatter_add",
     "indexing",
@@ -116,14 +125,7 @@ _scatter_add: Op = Op(
     vjp=lambda ctx, g: (g, gather(g, *ctx.inputs[2:]), *(None for _ in ctx.inputs[2:])),
     notation=Notation("scatter_add"),
     samples=tuple(
-        Case((Spec(x), Spec(u), *(Spec(i, 0, n - 1, "int64") for i, n in indices)))
-        for x, u, indices in [
-            ((4,), (6,), [((6,), 4)]),
-            ((4, 2), (3, 2), [((3,), 4)]),
-            ((3, 2), (4,), [((4,), 3), ((4,), 2)]),
-            ((3,), (0,), [((0,), 3)]),
-            ((1,), (), [((), 1)]),
-        ]
+        Case((Spec(x), Spec(u), *(Spec(i, 0, n - 1, "int64") for i, n in indices))) for x, u, indices in _SCATTERED
     ),
     kinds="iuf",
     signature="x, updates, *indices",
