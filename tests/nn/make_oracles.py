@@ -3,7 +3,7 @@
     python3 -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 numpy safetensors
     /tmp/torch/bin/python tests/nn/make_oracles.py
 
-For each case the file holds what goes in and what comes out, in backlit's layout (channels last, weights (inputs, units)):
+For each case the file holds what goes in and what comes out, channels last and weights (inputs, units), as in backlit.
 
     lstm/x, lstm/params.weight, ...          inputs and parameters
     lstm/y                                   the result
@@ -62,7 +62,7 @@ def case(
     layout: Layout = same,
     result: Layout | None = None,
 ) -> None:
-    """Record f(x) and its gradients. `layout` brings x, `result` brings y, and each parameter's own brings it to backlit's."""
+    """Record f(x) and its gradients. `layout` brings x to backlit's layout, `result` y; a parameter has its own."""
     result = result or layout
     if x.is_floating_point():
         x = x.clone().requires_grad_()

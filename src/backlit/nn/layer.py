@@ -23,6 +23,7 @@ import numpy as np
 from backlit import ops
 from backlit.errors import Error, SettingError, ShapeError, StructureError
 from backlit.ir import Type
+from backlit.pytree import map_leaves
 from backlit.settings import Settings, kind_of
 from backlit.tracing import Traced, scope, trace_function, type_of
 
@@ -32,7 +33,7 @@ Value = Any
 Values = dict[str, Any]
 """Parameters or state: names (paths) -> values."""
 
-_BATCH = 3  # examples in the batch on which layers are traced to find types
+_BATCH = 13  # examples in the batch on which layers are traced to find types: a number that no axis is likely to have
 
 
 class Context:
@@ -146,7 +147,7 @@ class Layer(Settings, ABC):
         params = dict(self.init(key, input_type))
         state = {k: np.asarray(v) for k, v in self.init_state(input_type).items()}
         for name, value in params.items():
-            if np.asarray(value).dtype.kind != "f":
+            if type_of(value).dtype.kind != "f":
                 raise StructureError(f"the parameter {name} is no array of floating-point numbers")
         return Built(params, state, result_type(self, params, state, input_type))
 
@@ -167,11 +168,19 @@ class Built:
 def result_type(layer: Layer, params: Values, state: Values, input_type: Type) -> Type:
     """The type of a layer's result for one example, found by tracing it on a batch."""
 
+    floating = input_type.dtype if input_type.dtype.kind == "f" else np.dtype(np.float32)
+
+    def stand_in(value: Any) -> Any:
+        """An array of the shape, without numbers of its own, in the dtype that the network will bring it to."""
+        t = type_of(value)
+        return np.broadcast_to(np.zeros((), floating if t.dtype.kind == "f" else t.dtype), t.shape)
+
     def result(params: Values, state: Values, x: Value) -> Value:
         return layer.apply(params, x, Context(state))
 
     batch = np.broadcast_to(np.zeros((), input_type.dtype), (_BATCH, *input_type.shape))
-    (found,) = trace_function(result, params, state, batch).graph.outputs
+    given = map_leaves(stand_in, params), map_leaves(stand_in, state)
+    (found,) = trace_function(result, *given, batch).graph.outputs
     if found.type.shape[:1] != (_BATCH,):
         raise ShapeError(
             f"apply gives the shape {found.type.shape} for a batch of {_BATCH}: the first axis must stay the batch"

@@ -96,7 +96,7 @@ class _Recurrent(Layer):
                 news = {name: ops.where(given["real"], new, state[name]) for name, new in news.items()}
             return news, result if self.return_sequences else None
 
-        start = np.zeros((x.shape[0], self.units), x.dtype)
+        start = np.zeros((x.shape[0], self.units), z_x.dtype)
         state, h = ops.scan(element, dict.fromkeys(self.carried, start), inputs, reverse=reverse)
         return ops.moveaxis(h, 0, 1) if self.return_sequences else state["h"]
 
