@@ -10,21 +10,23 @@ from backlit.tracing import trace
 from backlit.transforms import grad, hvp, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
-    from backlit import nn, optim, train
+    from backlit import data, nn, optim, tables, train
+    from backlit.explanation import explain
     from backlit.nn import Network
     from backlit.train import Trainer, load, save
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Network", "Trainer", "check_grads", "compile", "grad", "hvp", "jvp", "load", "nn", "ops", "optim", "save", "trace",
-    "train", "value_and_grad", "vjp",
+    "Network", "Trainer", "check_grads", "compile", "data", "explain", "grad", "hvp", "jvp", "load", "nn", "ops", "optim",
+    "save", "tables", "trace", "train", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 # What is imported when it is first asked for, so that `import backlit` stays quick: a module, or a name of one.
 _LATER = {
-    "Network": "backlit.nn", "Trainer": "backlit.train", "load": "backlit.train", "nn": "backlit.nn",
-    "optim": "backlit.optim", "save": "backlit.train", "train": "backlit.train",
+    "Network": "backlit.nn", "Trainer": "backlit.train", "data": "backlit.data", "explain": "backlit.explanation",
+    "load": "backlit.train", "nn": "backlit.nn", "optim": "backlit.optim", "save": "backlit.train",
+    "tables": "backlit.tables", "train": "backlit.train",
 }  # fmt: skip
 
 
