@@ -83,7 +83,7 @@ def convert(column: pl.Series, kind: Kind) -> pl.Series:
         absurd = (numbers.abs() > _LARGEST).fill_null(False).arg_true()
         if len(absurd):
             raise DataError(
-                f"column {column.name!r}, row {absurd[0] + 1}: the number is infinite, or as good as: beyond {_LARGEST:g}",
+                f"column {column.name!r}, row {absurd[0] + 1}: the number is infinite or beyond {_LARGEST:g}",
                 fix="correct the cell, or leave it empty",
             )
         return numbers

@@ -26,7 +26,6 @@ from backlit.tables.target import Array, Target, Task, fit_target, target_config
 if TYPE_CHECKING:
     import polars as pl
 
-_FEWEST_ROWS = 10
 _ENOUGH_TO_JUDGE = 20  # rows, before a column is called an identifier
 _FAR = 20  # standard deviations
 _ID_NAME = re.compile(r"^$|^unnamed.*|^index$|^row(_?(id|number|nr|no))?$|^(.*[_ .-])?(id|uuid|guid)$", re.I)
@@ -121,8 +120,6 @@ def fit(
     for name in (*categories, *drop, *keep):
         if name not in frame.columns:
             raise DataError(f"the table has no column {name!r}", fix=nearest(name, frame.columns))
-    if frame.height < _FEWEST_ROWS:
-        raise DataError(f"{frame.height} rows are too few to learn from", fix=f"give at least {_FEWEST_ROWS}")
     rows = np.arange(frame.height) if rows is None else rows
     fitted_target, why = fit_target(cells, rows, task)
     columns: list[Column] = []

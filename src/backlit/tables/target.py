@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Task = Literal["classification", "regression"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_FEWEST_ROWS = 10
 _FEW = 10  # whole numbers with at most so many values are taken as classes
 _MOST_CLASSES = 1000
 
@@ -89,6 +90,8 @@ def fit_target(cells: pl.Series, rows: Array, task: Task | None = None) -> tuple
     rows   the training rows, from which mean and std are taken
     task   what it is; by default a regression if it holds numbers, unless these are whole and have few values
     """
+    if len(cells) < _FEWEST_ROWS:
+        raise DataError(f"{len(cells)} rows are too few to learn from", fix=f"give at least {_FEWEST_ROWS}")
     _refuse_missing(cells)
     chosen, why = (task, "as asked") if task else _infer_task(cells)
     if chosen == "regression":
