@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Network", "Trainer", "check_grads", "compile", "data", "explain", "grad", "hvp", "jvp", "load", "nn", "ops", "optim",
-    "save", "tables", "trace", "train", "value_and_grad", "vjp",
+    "Network", "Trainer", "check_grads", "compile", "data", "explain", "grad", "hvp", "jvp", "load", "nn", "ops",
+    "optim", "save", "tables", "trace", "train", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 # What is imported when it is first asked for, so that `import backlit` stays quick: a module, or a name of one.
