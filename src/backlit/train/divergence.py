@@ -94,14 +94,18 @@ class Origin:
         """Several lines for people: what, in which layer, from what, and what helps."""
         kind = "nan" if self.value.nans else "infinite"
         if self.node.op == "input":
-            return f"{self.name} is {kind} before the step ({self.value})"
+            return f"{self.name} is {kind} already, before the step ({self.value})"
         quantity = f"the result of {self.node.op}" if self.name.startswith("%") else self.name
         if self.phase == "gradient":
             assert self.node.origin is not None
             quantity = f"the gradient of {self.node.origin.op}"
-        where = {"update": "the update: ", "gradient": "", "forward": ""}[self.phase]
-        layer = f" in {self.layer}" if self.layer and self.phase != "update" else ""
-        lines = [f"{where}{quantity}{layer} became {kind} ({self.value})"]
+        layer = self.layer.removeprefix("update").removeprefix(".")
+        where = (
+            {"update": "the update of ", "gradient": "in ", "forward": "in "}[self.phase] + layer + ": "
+            if layer
+            else ""
+        )
+        lines = [f"{where}{quantity} became {kind} ({self.value})"]
         if self.position is not None:
             lines[0] += f", at element {self.position} of the sequence"
         lines.append(f"  computed by {self.node.op} from:")
