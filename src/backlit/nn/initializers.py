@@ -173,7 +173,10 @@ def initializer(default: Any) -> Any:
         try:
             found = get(value)
         except SettingError as e:
-            raise SettingError(f"{name}: {e.what}", fix=e.fix) from None
+            what = (
+                e.what if isinstance(value, str) else f"{value!r} is no initialiser, no number and no array of numbers"
+            )
+            raise SettingError(f"{name}: {what}", fix=e.fix) from None
         return value if isinstance(value, str) else found
 
     return setting(check, default)

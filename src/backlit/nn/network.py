@@ -35,12 +35,7 @@ class Parameters(dict[str, Any]):
         if isinstance(value, Traced):
             found = value.type
         else:
-            try:
-                value = np.array(value, old.dtype)
-            except (TypeError, ValueError):
-                raise StructureError(
-                    f"{name} takes an array {old}", fix="give nested lists of numbers, or an array"
-                ) from None
+            value = _numbers(name, value, old)
             found = type_of(value)
         if found.shape != old.shape:
             turned = old.ndim == 2 and found.shape == old.shape[::-1]
@@ -72,6 +67,17 @@ class Parameters(dict[str, Any]):
         raise StructureError("a network's parameters cannot be taken out", fix="copy them first: dict(net.params)")
 
     __delitem__ = pop = popitem = clear = _fixed
+
+
+def _numbers(name: str, value: Any, wanted: Type) -> Array:
+    """A fresh array of the wanted dtype. Raises StructureError for what is no array of numbers."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise StructureError(f"{name} takes an array {wanted}", fix="give nested lists of numbers, or an array")
+    return np.array(array, wanted.dtype)
 
 
 class Network:
@@ -152,8 +158,9 @@ class Network:
                 wrong = [f"lack {n!r}" for n in own if n not in given] + [f"have {n!r}" for n in given if n not in own]
                 raise StructureError(f"the {what} {wrong[0]}", fix=f"the network has {', '.join(own) or 'none'}")
         ctx = Context(state, training=training, key=key, mask=_mask(mask))
+        self._check_input(x)
         try:
-            y = self.layer.apply(dict(params), self._checked(x), ctx)
+            y = self.layer.apply(dict(params), x, ctx)
         except Error as e:
             if type_of(x).shape[1:] == self.input_type.shape:
                 raise
@@ -211,7 +218,7 @@ class Network:
         before, after = shown(self.input_type.shape), shown(self.output_type.shape)
         return f"<Network {before} to {after}: {', '.join(self.layers) or 'no layers'}; {count:,} parameters>"
 
-    def _checked(self, x: Value) -> Value:
+    def _check_input(self, x: Value) -> None:
         t = type_of(x)
         wanted = self.input_type
         if t.ndim != wanted.ndim + 1:
@@ -222,7 +229,6 @@ class Network:
             )
         if (t.dtype.kind == "f") != (wanted.dtype.kind == "f") or t.dtype.kind not in "iuf":
             raise DtypeError(f"the network takes {wanted.dtype.name} inputs, and x is {t.dtype.name}")
-        return x
 
     def _converted(self, x: Value) -> Array:
         array = np.asarray(x)

@@ -27,6 +27,7 @@ from backlit.nn import activations, initializers
 from backlit.nn.activations import activation
 from backlit.nn.initializers import initializer
 from backlit.nn.layer import Context, Layer, Value, Values, within
+from backlit.nn.masks import over
 from backlit.settings import flag, number, whole
 from backlit.tracing import scope
 
@@ -85,7 +86,7 @@ class _Recurrent(Layer):
         z_x = x @ W + b
         inputs = {"z_x": ops.moveaxis(z_x, 1, 0)}
         if mask is not None:
-            inputs["real"] = ops.expand_dims(ops.moveaxis(mask, 1, 0), 2)
+            inputs["real"] = ops.moveaxis(over(mask, x), 1, 0)
         step = self.step(params)
 
         def element(state: State, given: Values) -> tuple[State, Value]:

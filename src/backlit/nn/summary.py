@@ -70,7 +70,7 @@ class Summary:
         from rich import box
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False, padding=(0, 0, 0, 1))
         table.add_column("layer", footer=f"total, {_size(self.bytes)}", overflow="fold")
         table.add_column("output", overflow="fold")
         table.add_column("parameters", footer=f"{self.parameters:,}", justify="right", no_wrap=True)
