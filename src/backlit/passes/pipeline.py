@@ -1,0 +1,31 @@
+"""The passes in their order: what an executor does to a graph before it compiles it.
+
+Loops come first, since what a loop no longer needs need not be simplified; their bodies are graphs like any other. Then
+local rewrites are made in one sweep: each node is brought to its normal form, stabilised, folded and looked up among
+the nodes before it, so that the next node sees the result of all four. All of it is repeated until nothing changes.
+
+What comes out is for running: gradients are taken, and explanations made, of the graph that went in.
+"""
+
+from __future__ import annotations
+
+from backlit.ir import Graph
+from backlit.passes import canonical, stable
+from backlit.passes.cse import sharing
+from backlit.passes.fold import folding
+from backlit.passes.loops import simplify_loops
+from backlit.passes.rewrite import in_bodies, in_turn, rewrite
+
+ROUNDS = 8
+
+
+def simplify(graph: Graph) -> Graph:
+    """The graph that computes the same in fewer and numerically better steps; the same object if it does already."""
+    for _ in range(ROUNDS):
+        before = graph
+        graph = simplify_loops(graph)
+        graph = in_bodies(graph, simplify)
+        graph = rewrite(graph, in_turn(canonical.rule, stable.rule, folding(), sharing()))
+        if graph is before:
+            break
+    return graph
