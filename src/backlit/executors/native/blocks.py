@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.builder import BOOL, I64, POINTER, Function, Module, Value
 from backlit.executors.native.kernels import RunningSum, Scatter, Search, Sort

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _COMPARE = {  # predicate for floats, signed and unsigned integers
 }
 
 
+@cache
 def element(dtype: Any) -> str:
     """LLVM's name of a dtype in a register."""
     if isinstance(dtype, str):

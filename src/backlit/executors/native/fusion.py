@@ -81,6 +81,7 @@ class Fusion:
         for output in graph.outputs:
             if output not in self.home and output.op not in ("input", "constant", "item"):
                 self._place(output)
+        self._part_updates()
         self._merge_maps()
         self._absorb_maps()
         self.stored = self._stored()
@@ -195,13 +196,26 @@ class Fusion:
             same = squeezed(i) == squeezed(node)
             if node.op in VIEWS:
                 same = same and node.op in ("reshape", "broadcast_to", "stop_gradient")
-            elif not is_pointwise(node):
-                same = False
-            elif node.op == "gather" and k == 0:
+            elif not is_pointwise(node) or (node.op == "gather" and k == 0):
                 same = False
             yield i, aligned and same
 
     # --- improving
+
+    def _part_updates(self) -> None:
+        """An optimiser's update leaves the product that made its gradient, and becomes a sweep of its own.
+
+        It reads and writes several arrays for each sum, so it gains nothing in the tiles of a product, whose code it
+        would make many times longer.
+        """
+        for group in list(self.groups):
+            if group.kind in ("contract", "reduce") and sum(m in self.outputs for m in group.members) >= 2:
+                sweep = Group(group.space, group.members)
+                group.members = []
+                self.groups.insert(self.groups.index(group) + 1, sweep)
+                for node in sweep.members:
+                    self.home[node] = sweep
+        self._position = {g: k for k, g in enumerate(self.groups)}
 
     def reads(self, group: Group) -> dict[Group, bool]:
         """The groups that a group reads, and whether only at its own place."""

@@ -29,7 +29,7 @@ from backlit.executors.native.kernels import (
     Search,
     Sort,
 )
-from backlit.ir import Node, freeze
+from backlit.ir import Node, Type, freeze
 from backlit.ops.contraction import parts_of
 
 I64 = np.dtype(np.int64)
@@ -49,14 +49,17 @@ class Lowering:
     def __init__(self, fusion: Fusion, buffers: Mapping[Any, Buffer], scratch: Callable[..., Buffer]) -> None:
         self.fusion, self.buffers, self.scratch = fusion, buffers, scratch
         self.names = fusion.graph.names()
+        self.before: list[Call] = []  # what the kernel that is being lowered needs first
 
     def calls(self, group: Group) -> list[Call]:
         """The kernels of a group (not of a scan)."""
         if group.kind in ("map", "reduce", "contract"):
-            return [c for c in [self._nest(group)] if c is not None]
+            self.before = []
+            made = self._nest(group)
+            return [] if made is None else [*self.before, made]
         (root,) = group.roots
-        made: list[Call | None] = getattr(self, f"_{root.op}")(root)
-        return [c for c in made if c is not None]
+        found: list[Call | None] = getattr(self, f"_{root.op}")(root)
+        return [c for c in found if c is not None]
 
     def buffer(self, node: Node) -> Buffer | None:
         """The memory of a node, if it has any."""
@@ -115,11 +118,73 @@ class Lowering:
             return tuple(ix.counter(letters.index(c), axes) if c in letters else ix.zero(axes) for c in term)
 
         x, y = body.value(a, at(left)), body.value(b, at(right))
+        turned = self._turned(body, (x, y), result, group)
+        if turned is not None:
+            packed, (k, place) = turned
+            body.code[k] = Instruction(
+                "load", (), root.type.dtype, argument=body.argument(packed), place=place, hint="turned"
+            )
+            body.prune()
         product = body.emit(Instruction("multiply", (x, y), root.type.dtype))
         total = body.emit(Instruction("sum", (product,), root.type.dtype, hint=self.names[root]))
         body.finish_prologue()
         self._epilogue(body, group, root, total, axes)
         return body.call(group)
+
+    def _turned(
+        self, body: Body, operands: tuple[int, int], result: str, group: Group
+    ) -> tuple[Buffer, tuple[int, Affine]] | None:
+        """Memory for an operand written so that an axis of the product's result goes through it by neighbours.
+
+        Needed when no axis does so already (the gradient of x in x w is g wT, which runs through the rows of w): then
+        the smaller operand that has a last axis of the result is copied first, that axis innermost.
+        """
+        outer = len(body.space)
+        places = [body.code[k].place for k in operands]
+        if operands[0] == operands[1] or any(body.code[k].op != "load" for k in operands) or not body.reduced:
+            return None
+        extents = body.space + body.reduced
+        p, q = places
+        assert p is not None and q is not None
+        if math.prod(extents) < 512 or any(
+            {p.strides[x], q.strides[x]} == {0, 1} and body.space[x] > 2 for x in range(outer)
+        ):
+            return None
+        best: tuple[int, int, int] | None = None
+        for which, (mine, other) in enumerate(((p, q), (q, p))):
+            columns = [x for x in range(outer) if mine.strides[x] > 1 and other.strides[x] == 0 and body.space[x] > 2]
+            if not columns or columns[-1] != outer - 1:
+                continue
+            used = [x for x, s in enumerate(mine.strides) if s]
+            elements = math.prod(extents[x] for x in used)
+            if elements > body.lowering.buffer_size(body.code[operands[which]], body):
+                continue  # overlapping windows: copying would multiply them
+            if best is None or elements < best[0]:
+                best = elements, which, columns[-1]
+        if best is None:
+            return None
+        elements, which, column = best
+        k = operands[which]
+        mine = places[which]
+        assert mine is not None
+        axes = [x for x in range(len(extents)) if mine.strides[x] and x != column] + [column]
+        shape = tuple(extents[x] for x in axes)
+        instruction = body.code[k]
+        source = body.arguments[instruction.argument]
+        packed = self.scratch(Type(source.type.dtype, shape), f"{source.name} turned")
+        copy = Body(self, shape, ())
+        value = copy.load(source, Affine(mine.offset, tuple(mine.strides[x] for x in axes)), source.name)
+        strides = ix.row_major(shape)
+        copy.store_into(packed, value, Affine(0, strides))
+        call = copy.call_of(tuple(group.roots), f"{source.name} turned")
+        assert call is not None
+        self.before.append(call)
+        by_axis = dict(zip(axes, strides, strict=True))
+        return packed, (k, Affine(0, tuple(by_axis.get(x, 0) for x in range(len(extents)))))
+
+    def buffer_size(self, instruction: Instruction, body: Body) -> int:
+        """Elements of the memory that a load reads from."""
+        return body.arguments[instruction.argument].type.size
 
     def _epilogue(self, body: Body, group: Group, root: Node, total: int, axes: int) -> None:
         body.known[(root, _own_index(root, axes))] = total
@@ -298,6 +363,14 @@ class Body:
             self.writes.add(k)
         return k
 
+    def prune(self) -> None:
+        """Forget arguments that no instruction uses any more."""
+        used = sorted({i.argument for i in self.code if i.argument >= 0})
+        self.code = [replace(i, argument=used.index(i.argument)) if i.argument >= 0 else i for i in self.code]
+        self.arguments = [self.arguments[k] for k in used]
+        self.writes = {used.index(k) for k in self.writes}
+        self._shared = {}
+
     def load(self, buffer: Buffer, place: Affine, hint: str = "") -> int:
         return self.emit(
             Instruction("load", (), buffer.type.dtype, argument=self.argument(buffer), place=place, hint=hint)
@@ -403,7 +476,8 @@ class Body:
         if not self.writes or 0 in self.space:
             return None
         code, offsets = self._without_offsets()
-        space, reduced, code = collapsed(self.space, self.reduced, code)
+        reduced, code = sorted_inner(self.space, self.reduced, code)
+        space, reduced, code = collapsed(self.space, reduced, code)
         kernel = Nest(
             space, reduced, tuple(code[: self.prologue]), tuple(code[self.prologue :]),
             tuple(b.type.dtype for b in self.arguments),
@@ -422,6 +496,22 @@ class Body:
             for i in self.code
         ]
         return code, offsets
+
+
+def sorted_inner(
+    space: tuple[int, ...], reduced: tuple[int, ...], code: Sequence[Instruction]
+) -> tuple[tuple[int, ...], list[Instruction]]:
+    """The reduced axes from the longest step through memory to the shortest."""
+    outer = len(space)
+    order = sorted(
+        range(len(reduced)), key=lambda a: -sum(abs(i.place.strides[outer + a]) for i in code if i.place is not None)
+    )
+    axes = [*range(outer), *(outer + a for a in order)]
+    moved = [
+        replace(i, place=Affine(i.place.offset, tuple(i.place.strides[a] for a in axes))) if i.place is not None else i
+        for i in code
+    ]
+    return tuple(reduced[a] for a in order), moved
 
 
 def collapsed(

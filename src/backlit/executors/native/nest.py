@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.builder import BOOL, I64, POINTER, Function, Module, Value
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
 from backlit.executors.native.target import Target
+from backlit.executors.native.transpose import turned_axes, write_transpose
 from backlit.ops.record import OPS
 
 
@@ -40,52 +42,88 @@ class Schedule:
     grain: int
 
 
+@lru_cache(maxsize=4096)
 def schedule(nest: Nest, target: Target) -> Schedule:
-    """The axis along which most accesses touch neighbours, weighted by how full its vectors are."""
+    """The schedule that takes the fewest cycles by a simple model."""
     extents = nest.space + nest.reduced
     outer = len(nest.space)
     sizes = [i.dtype.itemsize for i in nest.prologue + nest.epilogue if i.dtype.kind == "f" or i.op in COMBINERS]
     lanes = target.lanes(max(sizes, default=4))
-    best, vector, width = 0.0, -1, 1
+    vector, width, best = -1, 1, _cycles(nest, -1, 1)
+    if extents == (-1,):
+        return Schedule(0, lanes, 1, 0, lanes)
     for axis, n in enumerate(extents):
         w = lanes
         while w > 1 and w // 2 >= n:
             w //= 2
-        if w == 1:
-            continue
-        score = 0.0
-        for i in nest.prologue if nest.prologue else nest.epilogue:
-            if i.place is not None and i.op != "index":
-                score += {0: 1.0, 1: 4.0 if i.op == "load" else 6.0}.get(i.place.strides[axis], -1.5)
-            else:
-                score += 0.25  # arithmetic gains from any vector
-        if axis >= outer:
-            score = min(score, 3.5 * len(nest.prologue)) - (0.5 if n >= 4 * w else 1.5)
-        else:
-            for i in nest.epilogue if nest.prologue else ():
-                if i.op in ("load", "store"):
-                    score += {0: 0.1, 1: 0.5}.get(i.place.strides[axis] if i.place else 0, -0.2)
-        score *= n / (math.ceil(n / w) * w)
-        if score > best + 1e-9 or (score > best - 1e-9 and score > 0):
-            best, vector, width = score, axis, w
+        cost = _cycles(nest, axis, w) if w > 1 else math.inf
+        if cost <= best:  # of equals the inner axis
+            vector, width, best = axis, w, cost
     inner = nest.reduced[-1] if nest.reduced else 0
     if vector >= outer:
         inner = extents[vector] // width
     unroll = 4 if inner >= 8 and len(nest.prologue) <= 8 else 2 if inner >= 4 and len(nest.prologue) <= 24 else 1
-    split = -1
-    if outer:
-        split = next((a for a in range(outer) if a != vector), 0)
-    return Schedule(vector, width, unroll, split, width if split == vector and split >= 0 else 1)
+    split = next((a for a in range(outer) if a != vector), 0) if outer else -1
+    turned = turned_axes(nest, target)
+    if turned is not None:
+        split = next((a for a in range(outer) if a not in turned), turned[1])
+    return Schedule(vector, width, unroll, split, width if split == vector and turned is None else 1)
 
 
-def emit_nest(module: Module, name: str, nest: Nest) -> None:
-    """Write the function of a Nest."""
+def _cycles(nest: Nest, axis: int, lanes: int) -> float:
+    """About how long the nest takes when `axis` is cut into vectors of `lanes`."""
+    outer = len(nest.space)
+    points, steps = nest.points, math.prod(nest.reduced)
+    if axis >= outer:
+        steps = steps // nest.reduced[axis - outer] * math.ceil(nest.reduced[axis - outer] / lanes)
+        sums = sum(i.op in COMBINERS for i in nest.prologue)
+        across = sums * (8 + 4 * lanes.bit_length())
+        inner = sum(_price(i, axis, lanes) for i in nest.prologue)
+        return points * (steps * inner + across + sum(_price(i, -1, 1) for i in nest.epilogue))
+    if axis >= 0:
+        points = points // nest.space[axis] * math.ceil(nest.space[axis] / lanes)
+    return points * (
+        steps * sum(_price(i, axis, lanes) for i in nest.prologue)
+        + sum(_price(i, axis, lanes) for i in nest.epilogue)
+    )
+
+
+def _price(i: Instruction, axis: int, lanes: int) -> float:
+    """Cycles for one instruction on a vector."""
+    if i.place is not None and i.op != "index":
+        stride = i.place.strides[axis] if axis >= 0 else 1
+        if i.op == "gather":
+            return 4.0 + 1.5 * lanes
+        return {0: 0.6, 1: 1.0}.get(stride, 1.3 * lanes)
+    return {"number": 0.0, "divide": 8.0, "sqrt": 8.0, "exp": 14.0, "log": 20.0, "tanh": 24.0, "sigmoid": 20.0,
+            "erf": 60.0, "pow": 30.0 * lanes, "sin": 30.0 * lanes, "cos": 30.0 * lanes}.get(i.op, 1.0)  # fmt: skip
+
+
+def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> None:
+    """Write the function of a Nest. `lengths` are the sizes of the ranges that it will be called for."""
+    from backlit.executors.native.product import ProductWriter, tiling
+
     parameters: list[tuple[Any, str]] = [(POINTER, f"p{k}") for k in range(len(nest.arguments))]
     parameters += [(I64, "begin"), (I64, "end")]
     if nest.checks:
         parameters += [(POINTER, "status"), (I64, "check")]
     f = Function(module, name, parameters)
-    NestWriter(f, nest, schedule(nest, module.target)).write()
+    cut = tiling(nest, module.target)
+    turned = turned_axes(nest, module.target)
+    if cut is not None:
+        ProductWriter(f, nest, cut, lengths).write()
+    elif turned is not None:
+        write_transpose(f, nest, turned, schedule(nest, module.target).split, module.target)
+    else:
+        NestWriter(f, nest, schedule(nest, module.target)).write()
+
+
+def of_any_length(nest: Nest, target: Target) -> Nest:
+    """A long flat map without its length: its code is the same for every length, so all such maps share it."""
+    if nest.prologue or len(nest.space) != 1 or nest.space[0] < 4 * target.vector_bytes:
+        return nest
+    plan = schedule(nest, target)
+    return replace(nest, space=(-1,)) if plan.vector == 0 and turned_axes(nest, target) is None else nest
 
 
 class Point:
@@ -162,6 +200,9 @@ class NestWriter:
             self.f.loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
             return
         w = self.plan.lanes
+        if n < 0:
+            self._any_length(here, axis, w)
+            return
         whole = n - n % w
 
         def step(i: Value) -> None:
@@ -180,6 +221,18 @@ class NestWriter:
             self.f.when(high > whole, rest, "rest")
         else:
             self.f.loop(low, high, w, step, name=f"i{axis}")
+
+    def _any_length(self, here: Point, axis: int, w: int) -> None:
+        """A range whose end is known only when the code runs: the last vector has a mask that is made then."""
+        f = self.f
+        whole = self.begin + (self.end - self.begin) // w * w
+        f.loop(self.begin, whole, w, lambda i: self._level(1, self._enter(here, axis, i, w)), name="i")
+
+        def rest() -> None:
+            lanes = f.constants(list(range(w)), I64)
+            self._level(1, self._enter(here, axis, whole, w, lanes < (self.end - whole)))
+
+        f.when(whole < self.end, rest, "rest")
 
     def _mask(self, count: int, lanes: int) -> Value:
         return self.f.constants([i < count for i in range(lanes)], BOOL)

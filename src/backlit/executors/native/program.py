@@ -3,9 +3,11 @@
     step(table, arena, status, barrier, thread, threads, first, last)
 
 `table` holds the addresses of inputs, outputs and constants, `arena` that of the intermediate values. Every thread runs
-this function with its own number. A kernel's outermost axis is cut into as many shares as there are threads, each takes
-its own, and they wait for one another (a barrier) only before a kernel that touches what another thread's share has
-written or still reads. `first` and `last` are the steps of a loop whose length is not known when code is made.
+this function with its own number. A kernel's outermost axis is cut into `Program.shares` shares, each thread takes its
+own (with fewer threads, several), and they wait for one another at a barrier only before a kernel that touches what
+another thread's share has written or still reads. What a share computes does not depend on who computes it, so results
+do not depend on the number of threads. `first` and `last` are the steps of a loop whose length is not known when code is
+made.
 """
 
 from __future__ import annotations
@@ -13,24 +15,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from backlit.executors.native import blocks
 from backlit.executors.native.builder import I64, POINTER, Function, Module, Value
-from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
-from backlit.executors.native.nest import emit_nest, schedule
+from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
+from backlit.executors.native.nest import emit_nest, of_any_length
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.sharing import Share, needs_barrier, share_of
 from backlit.executors.native.target import Target
 
 ENTRY = "step"
-_U8 = __import__("numpy").dtype("uint8")
-_SMALL = 4096  # a kernel of fewer operations is left to one thread
+_U8 = np.dtype(np.uint8)
 
 
 class Program:
     """LLVM's text of a plan. `text` is the whole module; `checks` say what each failed check means."""
 
-    def __init__(self, plan: Plan, target: Target) -> None:
-        self.plan, self.target = plan, target
+    def __init__(self, plan: Plan, target: Target, shares: int = 1) -> None:
+        self.plan, self.target, self.shares = plan, target, shares
         self.module = Module(target)
         self.names: dict[Any, str] = {}
         self.checks: list[tuple[Any, int, int]] = []
@@ -43,18 +46,22 @@ class Program:
 
     @property
     def threaded(self) -> bool:
-        return True
+        return self.shares > 1
 
     def _kernel(self, call: Call) -> None:
-        kernel = call.kernel
+        kernel = self._shared(call)
         if kernel in self.names:
             return
         name = f"k{len(self.names)}_{_word(call.label)}"
         self.names[kernel] = name
         if isinstance(kernel, Nest):
-            emit_nest(self.module, name, kernel)
+            emit_nest(self.module, name, kernel, share_of(call, self.target).lengths(self.shares))
         else:
             blocks.EMIT[type(kernel)](self.module, name, kernel)
+
+    def _shared(self, call: Call) -> Any:
+        """What stands for the kernel among the functions."""
+        return of_any_length(call.kernel, self.target) if isinstance(call.kernel, Nest) else call.kernel
 
     def _entry(self) -> None:
         parameters = [(POINTER, n) for n in ("table", "arena", "status", "barrier")]
@@ -68,9 +75,12 @@ class Program:
                 self._fixed[buffer] = self.arena.at(buffer.offset, _U8)
             else:
                 with f.naming(f"{buffer.kind}.{buffer.number}"):
-                    self._fixed[buffer] = f.load(self.table.at(self._slot(buffer), I64), _POINTER_DTYPE).convert(
+                    self._fixed[buffer] = f.load(self.table.at(self._slot(buffer), I64), I64).convert(
                         "inttoptr", POINTER
                     )
+        if self.threaded:
+            self.low = (self.thread * self.shares) // self.threads
+            self.high = ((self.thread + 1) * self.shares) // self.threads
         self._pending: list[tuple[Call, Share]] = []
         self._run(self.plan.steps, {})
         if self.threaded:
@@ -129,22 +139,26 @@ class Program:
         arguments = [
             self._address(b, rows).at(offset, b.type.dtype) for b, offset in call.arguments
         ]
-        begin, end = f.index(0), f.index(share.extent)
-        alone = share.extent == 0 or share.pieces <= 1
-        if self.threaded and not alone:
-            units = share.pieces
-            begin = (self.thread * units) // self.threads * share.grain
-            end = ((self.thread + 1) * units) // self.threads * share.grain
-            if share.extent % share.grain:
-                end = (end < share.extent).select(end, share.extent)
-        arguments += [begin, end]
-        if call.checked:
-            arguments += [self.status, f.index(len(self.checks))]
-            self.checks += call.checked
-        if self.threaded and alone:
-            f.when(self.thread == 0, lambda: f.invoke(self.names[call.kernel], arguments), "alone")
+        base = len(self.checks)
+        self.checks += call.checked
+
+        def invoke(begin: Value, end: Value) -> None:
+            rest = [self.status, f.index(base)] if call.checked else []
+            f.invoke(self.names[self._shared(call)], [*arguments, begin, end, *rest])
+
+        if not self.threaded:
+            invoke(f.index(0), f.index(share.extent))
+        elif share.axis < 0:
+            f.when(self.low == 0, lambda: invoke(f.index(0), f.index(0)), "alone")
         else:
-            f.invoke(self.names[call.kernel], arguments)
+            size = share.size(self.shares)
+
+            def one(s: Value) -> None:
+                begin, end = s * size, (s + 1) * size
+                end = (end < share.extent).select(end, share.extent)
+                f.when(begin < end, lambda: invoke(begin, end), "share")
+
+            f.loop(self.low, self.high, 1, one, name="s")
 
     def _wait(self) -> None:
         self.f.invoke("wait_for_all", [self.barrier, self.threads])
@@ -185,10 +199,6 @@ def _roots(steps: Sequence[Any]) -> list[Buffer]:
 
 def _word(text: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in text)[:24]
-
-
-_POINTER_DTYPE = I64
-_ = (Search, Sort, RunningSum, schedule)
 
 
 def _emit_barrier(module: Module) -> None:

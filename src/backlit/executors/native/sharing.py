@@ -9,40 +9,55 @@ the buffer by the same step along the axis that is cut, and stay within one step
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from backlit.executors.native.kernels import Buffer, Call, Nest, RunningSum, Search, Sort
 from backlit.executors.native.nest import schedule
+from backlit.executors.native.product import split_axis, tiling
 from backlit.executors.native.target import Target
-
-SMALL = 2048  # points of work below which sharing costs more than it saves
-
 
 @dataclass(frozen=True)
 class Share:
-    """The size of the axis that is cut and how many points stay together. `extent` 0: one thread does it all."""
+    """The axis of a kernel that is cut, its size, and how many points stay together. Axis -1: one thread does it all."""
 
+    axis: int
     extent: int
     grain: int
 
-    @property
-    def pieces(self) -> int:
-        return -(-self.extent // self.grain)
+    def size(self, count: int) -> int:
+        """The points of each share but the last, which may have fewer."""
+        pieces = -(-self.extent // self.grain)
+        return -(-pieces // count) * self.grain
+
+    def lengths(self, count: int) -> list[int]:
+        """The different numbers of points in a share."""
+        size = self.size(count)
+        starts = range(0, self.extent, max(size, 1))
+        return list(dict.fromkeys(min(size, self.extent - s) for s in starts))
 
 
 def share_of(call: Call, target: Target) -> Share:
     """How a call is shared."""
     kernel = call.kernel
     if isinstance(kernel, Nest):
-        plan = schedule(kernel, target)
-        if plan.split < 0:
-            return Share(0, 1)
-        return Share(kernel.space[plan.split], plan.grain)
+        return _share_of_nest(kernel, target)
     if isinstance(kernel, Search | Sort | RunningSum):
-        return Share(kernel.shape[0], 1)
-    return Share(0, 1)
+        return Share(0, kernel.shape[0], 1)
+    return Share(-1, 0, 1)
 
 
-def _step(call: Call, buffer: Buffer, target_split: int) -> int | None:
+@lru_cache(maxsize=4096)
+def _share_of_nest(nest: Nest, target: Target) -> Share:
+    cut = tiling(nest, target)
+    if cut is not None:
+        axis, grain = split_axis(nest, cut), 1
+    else:
+        plan = schedule(nest, target)
+        axis, grain = plan.split, plan.grain
+    return Share(axis, nest.space[axis], grain) if axis >= 0 else Share(-1, 0, 1)
+
+
+def _step(call: Call, buffer: Buffer, axis: int) -> int | None:
     """The step, in elements, by which a call goes through a buffer along the axis that is cut; None if it strays."""
     kernel = call.kernel
     if not isinstance(kernel, Nest):
@@ -55,10 +70,10 @@ def _step(call: Call, buffer: Buffer, target_split: int) -> int | None:
             continue
         if i.op == "gather":
             return None
-        step = i.place.strides[target_split]
+        step = i.place.strides[axis]
         rest = type(i.place)(
             i.place.offset + call.arguments[i.argument][1],
-            tuple(0 if a == target_split else s for a, s in enumerate(i.place.strides)),
+            tuple(0 if x == axis else s for x, s in enumerate(i.place.strides)),
         )
         low, high = rest.bounds(extents)
         if low < 0 or high >= step:
@@ -70,17 +85,15 @@ def _step(call: Call, buffer: Buffer, target_split: int) -> int | None:
 def needs_barrier(early: Call, early_share: Share, late: Call, late_share: Share) -> bool:
     """Whether a thread may start `late` only when the others have finished `early`."""
     shared = conflicts(early, late)
-    if not shared:
-        return False
-    if early_share.pieces <= 1 and late_share.pieces <= 1:
+    if not shared or (early_share.axis < 0 and late_share.axis < 0):
         return False  # both belong to the first thread
-    if early_share != late_share:
+    if (early_share.extent, early_share.grain) != (late_share.extent, late_share.grain):
         return True
-    return any(b is not c or not _alike(early, late, b) for b, c in shared)
+    return any(b is not c or not _alike(early, early_share, late, late_share, b) for b, c in shared)
 
 
-def _alike(early: Call, late: Call, buffer: Buffer) -> bool:
-    a, b = (_step(c, buffer, 0) for c in (early, late))
+def _alike(early: Call, early_share: Share, late: Call, late_share: Share, buffer: Buffer) -> bool:
+    a, b = _step(early, buffer, early_share.axis), _step(late, buffer, late_share.axis)
     return a is not None and a == b
 
 

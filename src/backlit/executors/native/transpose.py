@@ -1,0 +1,97 @@
+"""Code for a copy that turns two axes: squares of lanes x lanes elements are turned in registers.
+
+Rows of the source are loaded as vectors, and log2(lanes) rounds of shuffles exchange halves, quarters, ... of pairs of
+rows, after which the vectors are columns (Eklundh 1972). What is left over at the edges is copied number by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from backlit.executors.native.builder import Function, Value
+from backlit.executors.native.kernels import Nest
+from backlit.executors.native.target import Target
+
+
+def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
+    """(axis of neighbours in the source, axis of neighbours in the result) of a copy that turns them."""
+    if nest.prologue or [i.op for i in nest.epilogue] != ["load", "store"]:
+        return None
+    load, store = nest.epilogue
+    assert load.place is not None and store.place is not None
+    lanes = target.lanes(load.dtype.itemsize)
+    if load.dtype.kind != "f" or load.dtype.itemsize < 4:
+        return None
+    axes = range(len(nest.space))
+    source = next((a for a in axes if load.place.strides[a] == 1 and nest.space[a] >= lanes), -1)
+    result = next((a for a in axes if store.place.strides[a] == 1 and nest.space[a] >= 4), -1)
+    if source < 0 or result < 0 or source == result:
+        return None
+    return source, result
+
+
+def square(f: Function, rows: Sequence[Value]) -> list[Value]:
+    """The columns of a square matrix whose rows are these vectors."""
+    n, rows = len(rows), list(rows)
+    half = n // 2
+    while half:
+        low = [j if not j & half else n + (j ^ half) for j in range(n)]
+        high = [j | half if not j & half else n + j for j in range(n)]
+        new: list[Any] = [None] * n
+        for i in range(n):
+            if not i & half:
+                new[i] = _pair(f, rows[i], rows[i | half], low)
+                new[i | half] = _pair(f, rows[i], rows[i | half], high)
+        rows = new
+        half //= 2
+    return rows
+
+
+def _pair(f: Function, a: Value, b: Value, order: Sequence[int]) -> Value:
+    mask = ", ".join(f"i32 {k}" for k in order)
+    return f.op(f"shufflevector {a}, {b}, <{len(order)} x i32> <{mask}>", a.dtype, a.lanes)
+
+
+def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, target: Target) -> None:
+    """Squares first, then what is left of the rows, then what is left of the columns."""
+    load, store = nest.epilogue
+    assert load.place is not None and store.place is not None
+    dtype, (across, down) = load.dtype, axes
+    lanes = target.lanes(dtype.itemsize)
+    begin, end = f.arguments[2], f.arguments[3]
+    others = [a for a in range(len(nest.space)) if a not in axes]
+    places = (load.place, store.place)
+    start = (f.arguments[load.argument].at(places[0].offset, dtype), f.arguments[store.argument].at(places[1].offset, dtype))
+
+    def moved(pointers: tuple[Value, Value], axis: int, i: Value) -> tuple[Value, Value]:
+        return (pointers[0].at(i * places[0].strides[axis], dtype), pointers[1].at(i * places[1].strides[axis], dtype))
+
+    def level(depth: int, pointers: tuple[Value, Value]) -> None:
+        if depth < len(others):
+            axis = others[depth]
+            low, high = (begin, end) if axis == split else (f.index(0), f.index(nest.space[axis]))
+            f.loop(low, high, 1, lambda i: level(depth + 1, moved(pointers, axis, i)), name=f"i{axis}")
+            return
+        low, high = (begin, end) if down == split else (f.index(0), f.index(nest.space[down]))
+        whole = (low + (high - low) // lanes * lanes) if down == split else f.index(nest.space[down] // lanes * lanes)
+        wide = nest.space[across] // lanes * lanes
+
+        def strip(j: Value) -> None:
+            f.loop(0, wide, lanes, lambda i: block(moved(moved(pointers, down, j), across, i)), name="square")
+
+        def block(at: tuple[Value, Value]) -> None:
+            rows = [f.load(at[0].at(r * places[0].strides[down], dtype), dtype, lanes) for r in range(lanes)]
+            for r, column in enumerate(square(f, rows)):
+                f.store(column, at[1].at(r * places[1].strides[across], dtype))
+
+        def single(i: Value, j: Value) -> None:
+            at = moved(moved(pointers, down, j), across, i)
+            f.store(f.load(at[0], dtype), at[1])
+
+        f.loop(low, whole, lanes, strip, name="strip")
+        f.loop(whole, high, 1, lambda j: f.loop(0, wide, 1, lambda i: single(i, j), name="rest") and None, name="left")
+        if wide < nest.space[across]:
+            f.loop(low, high, 1, lambda j: f.loop(wide, nest.space[across], 1, lambda i: single(i, j)) and None, name="edge")
+
+    level(0, start)
