@@ -14,8 +14,9 @@ from backlit.sites import Site, user_site
 class Error(Exception):
     """An error with an address.
 
-    `what` says what is wrong; `op` names the operation; `inputs` are the types of its inputs, already as text;
-    `fix` says what to do instead; `site` is the user's line (found on the stack when it is not given).
+    `what` says what is wrong; `op` names the operation, `caller` the function that the user called where that is
+    another; `inputs` are the types of the op's inputs, already as text; `fix` says what to do instead; `site` is the
+    user's line (found on the stack when it is not given).
     """
 
     def __init__(
@@ -27,19 +28,24 @@ class Error(Exception):
         inputs: Sequence[object] = (),
         site: Site | None = None,
     ) -> None:
-        self.what, self.fix, self.op = what, fix, op
+        self.what, self.fix, self.op, self.caller = what, fix, op, ""
         self.inputs = tuple(str(i) for i in inputs)
         self.site = site if site is not None else user_site()
         super().__init__(str(self))
 
-    def within(self, op: str, inputs: Sequence[object]) -> Error:
+    def within(self, op: str, inputs: Sequence[object] = ()) -> Error:
         """The same error, told from inside `op`; what is known already is kept."""
-        return type(self)(
-            self.what, fix=self.fix, op=self.op or op, inputs=self.inputs or tuple(inputs), site=self.site
-        )
+        if not self.op:
+            self.op = op
+        elif self.op != op:
+            self.caller = op
+        self.inputs = self.inputs or tuple(str(i) for i in inputs)
+        self.args = (str(self),)
+        return self
 
     def __str__(self) -> str:
-        lines = [f"{self.op}: {self.what}" if self.op else self.what]
+        where = f"{self.caller}, in its {self.op}: " if self.caller else f"{self.op}: " if self.op else ""
+        lines = [where + self.what]
         if self.inputs:
             lines.append(f"  inputs: {', '.join(self.inputs)}")
         if self.site is not None:
@@ -59,6 +65,10 @@ class DtypeError(Error, TypeError):
 
 class ControlFlowError(Error, TypeError):
     """Python asked a traced value for its number: it has none while a function is being traced."""
+
+
+class MissingMethodError(Error, AttributeError):
+    """A method of NumPy's arrays that traced values do not have."""
 
 
 class GradientError(Error, ValueError):

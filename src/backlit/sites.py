@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from types import CodeType, FrameType
 
 _PACKAGE = str(Path(__file__).parent) + "/"
@@ -39,7 +40,7 @@ class Site:
 
     def describe(self) -> str:
         """`model.py:12, in loss: h = ops.tanh(x @ w)`"""
-        text = linecache.getline(self.file, self.line).strip()
+        text = shorten(linecache.getline(self.file, self.line), 100, placeholder=" ...")
         where = f"{Path(self.file).name}:{self.line}, in {self.code.co_name}"
         return f"{where}: {text}" if text else where
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from backlit.errors import ControlFlowError, DtypeError, StructureError
+from backlit.errors import ControlFlowError, MissingMethodError, StructureError
 from backlit.ir import Graph, Node, Scope, Type, make_node, substitute
 from backlit.pytree import Structure, as_array, flatten, unflatten
 from backlit.sites import naming_site
@@ -60,7 +60,7 @@ class Traced:
 
     def __len__(self) -> int:
         if not self.shape:
-            raise ControlFlowError("a 0-d value has no length")
+            raise ControlFlowError(f"{self.describe()} has no length: it is 0-d")
         return self.shape[0]
 
     def __repr__(self) -> str:
@@ -68,12 +68,25 @@ class Traced:
 
     __hash__ = None  # type: ignore[assignment]  # `==` is elementwise
 
+    def describe(self) -> str:
+        """`the traced value (f32[8,3], made by tanh)`, for messages."""
+        name = f" {self.node.name}" if self.node.name else ""
+        maker = "an argument" if self.node.op == "input" else f"made by {self.node.op}"
+        return f"the traced value{name} ({', '.join(map(str, self.node.types))}, {maker})"
+
     def _has_no_number(self, wanted: str, fix: str) -> NoReturn:
         raise ControlFlowError(
-            f"Python asked for {wanted} of a traced value, which has no number yet",
-            op=self.node.op,
-            inputs=self.node.types,
-            fix=fix,
+            f"Python asked for {wanted} of {self.describe()}: it has no numbers before the graph runs", fix=fix
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        from backlit import ops
+
+        raise MissingMethodError(
+            f"{self.describe()} has no .{name}",
+            fix=f"use ops.{name}(x, ...)" if hasattr(ops, name) else "use the functions of backlit.ops",
         )
 
     def __bool__(self) -> bool:
@@ -82,22 +95,29 @@ class Traced:
         )
 
     def __float__(self) -> float:
-        self._has_no_number("the float", "keep the value as it is; use its number after the function has returned")
+        self._has_no_number("the float", "keep the value as it is and return it to see its number")
 
     def __int__(self) -> int:
-        self._has_no_number("the integer", "keep the value as it is; use its number after the function has returned")
+        self._has_no_number("the integer", "keep the value as it is and return it to see its number")
 
     def __index__(self) -> int:
-        self._has_no_number("the integer", "index with ops.take(x, indices, axis) instead of a Python or NumPy index")
+        self._has_no_number(
+            "the integer", "index with ops.take(x, indices, axis); a loop is ops.scan, and its length is fixed"
+        )
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self._has_no_number("the array", "use the function of backlit.ops in place of NumPy's")
+        self._has_no_number(
+            "the array", "use the functions of backlit.ops in place of NumPy's; ops.take(array, x, axis) for array[x]"
+        )
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            self._has_no_number("the digits", "print it without a format, or return it to see its number")
+        return repr(self)
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise ControlFlowError(
-            "a traced value cannot be assigned to in place",
-            op=self.node.op,
-            inputs=self.node.types,
+            f"{self.describe()} cannot be assigned to in place",
             fix="make a new one: ops.where(mask, new, old), ops.scatter_add(x, indices, updates) or ops.concat([...])",
         )
 
@@ -193,21 +213,15 @@ class Trace:
 
 
 def argument_tree(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments under the names that the function gives them."""
+    """The arguments under the names that the function gives them, in the order of the call."""
     try:
-        bound = inspect.signature(function).bind(*args, **kwargs)
+        signature = inspect.signature(function)
+        signature.bind(*args, **kwargs)
     except ValueError:  # a built-in without a signature
         return {f"arg{i}": a for i, a in enumerate(args)} | kwargs
     except TypeError as e:
         raise StructureError(f"{getattr(function, '__name__', function)}: {e}") from None
-    tree: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = inspect.signature(function).parameters[name].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            tree |= value
-        else:
-            tree[name] = value
-    return tree
+    return signature.bind_partial(*args).arguments | kwargs
 
 
 def input_node(type: Type, name: str) -> Node:
@@ -250,10 +264,13 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
 
 def refuse_leaks(graph: Graph) -> None:
     """Raise ControlFlowError if the graph needs a value of another trace."""
-    for node in graph.free:
+    for leaked in graph.free:
+        users = [n for n in graph.nodes if leaked in n.inputs]
         raise ControlFlowError(
-            f"the function uses the traced value {node.name!r} of another, finished trace",
-            inputs=node.types,
+            f"{Traced(leaked).describe()} belongs to another function, whose trace is over",
+            op=users[0].op if users else "",
+            inputs=[t for i in users[0].inputs for t in i.types] if users else (),
+            site=users[0].site if users else None,
             fix="pass it as an argument; do not keep traced values in globals, attributes or lists",
         )
 
@@ -262,10 +279,3 @@ def inline(graph: Graph, values: Sequence[Any]) -> list[Traced]:
     """The outputs of the graph applied to traced or concrete values, as part of the caller's trace."""
     replacements = {node: lift(value).node for node, value in zip(graph.inputs, values, strict=True)}
     return [Traced(n) for n in substitute(graph.outputs, replacements)]
-
-
-def same_type(value: Any, type: Type, what: str) -> None:
-    """Raise DtypeError or ShapeError unless the value has the type."""
-    found = type_of(value)
-    if found != type:
-        raise DtypeError(f"{what} is {found} where {type} is expected")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax_oracle import assert_same
+from refusals import refuses
 
 import backlit as bl
 from backlit import ops
@@ -112,12 +113,12 @@ def test_logic_takes_booleans_only():
     np.testing.assert_array_equal(ops.logical_or(a, b), a | b)
     np.testing.assert_array_equal(ops.logical_xor(a, b), a ^ b)
     np.testing.assert_array_equal(ops.logical_not(a), ~a)
-    with pytest.raises(DtypeError, match="logical_and: takes booleans"):
+    with refuses(DtypeError, "logical_and: takes booleans"):
         ops.logical_and(a, np.array([1, 0, 1]))
 
 
 def test_attention_refuses_shapes_that_do_not_fit():
-    with pytest.raises(ShapeError, match="attention"):
+    with refuses(ShapeError, "attention"):
         ops.attention(Q, K[..., :3], V)
-    with pytest.raises(ShapeError, match="attention"):
+    with refuses(ShapeError, "attention"):
         ops.attention(Q, K, V[:, :2])

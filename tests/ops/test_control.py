@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax_oracle import assert_same, in_x64
+from refusals import refuses
 
 import backlit as bl
 from backlit import ops
@@ -126,10 +127,7 @@ def test_by_finite_differences(name):
         return sum((ops.sum(y * y) for y in leaves if y.dtype.kind == "f"), start=np.float64(0))
 
     bl.check_grads(loss, *arrays, order=2)
-    graph = bl.trace(
-        bl.grad(bl.grad(lambda *xs: loss(*xs) if xs[0].ndim == 0 else loss(*xs)) if False else loss), *arrays
-    )
-    check(graph)
+    check(bl.trace(bl.grad(loss), *arrays))
 
 
 def test_third_order():
@@ -204,5 +202,5 @@ def test_gradient_through_a_closure_inside_a_gradient():
     ],
 )
 def test_what_is_refused(f, error, message):
-    with pytest.raises(error, match=message):
+    with refuses(error, message):
         f()

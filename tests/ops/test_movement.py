@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax_oracle import assert_same
+from refusals import refuses
 
 import backlit as bl
 from backlit import ops
@@ -76,7 +77,7 @@ def test_dtypes_of_what_is_joined_are_promoted():
     joined = ops.concat([np.ones(2, np.float32), np.ones(1, np.float64)])
     assert joined.dtype == np.float64
     assert ops.stack([np.int8(1), np.int32(2)]).dtype == np.int32
-    with pytest.raises(DtypeError, match="concat"):
+    with refuses(DtypeError, "concat"):
         ops.concat([np.ones(2), np.ones(2, int)])
 
 
@@ -105,5 +106,5 @@ def test_dtypes_of_what_is_joined_are_promoted():
     ],
 )
 def test_what_is_refused(f, message):
-    with pytest.raises(ShapeError, match=message):
+    with refuses(ShapeError, message):
         f()

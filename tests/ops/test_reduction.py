@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax_oracle import assert_same
+from refusals import refuses
 
 import backlit as bl
 from backlit import ops
@@ -98,17 +99,17 @@ def test_argsort_keeps_the_order_of_equals_and_puts_nan_last():
 
 
 def test_what_is_refused():
-    with pytest.raises(ShapeError, match="max: nothing to reduce"):
+    with refuses(ShapeError, "max: nothing to reduce"):
         ops.max(np.zeros((2, 0)), 1)
-    with pytest.raises(ShapeError, match="argmax: nothing to search"):
+    with refuses(ShapeError, "argmax: nothing to search"):
         ops.argmax(np.zeros((2, 0)), 1)
-    with pytest.raises(DtypeError, match=r"sum: takes .* not bool"):
+    with refuses(DtypeError, r"sum: takes .* not bool"):
         ops.sum(np.array([True]))
-    with pytest.raises(DtypeError, match="mean: takes floating-point"):
+    with refuses(DtypeError, "mean: takes floating-point"):
         ops.mean(np.arange(3))
-    with pytest.raises(ShapeError, match="sum: axis 2 is out of range"):
+    with refuses(ShapeError, "sum: axis 2 is out of range"):
         ops.sum(np.zeros((2, 2)), 2)
-    with pytest.raises(ShapeError, match="twice"):
+    with refuses(ShapeError, "twice"):
         ops.sum(np.zeros((2, 2)), (0, -2))
-    with pytest.raises(ShapeError, match="cumulative_sum: the axis is not given"):
+    with refuses(ShapeError, "cumulative_sum: the axis is not given"):
         ops.cumulative_sum(np.zeros((2, 2)))

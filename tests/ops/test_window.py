@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax_oracle import assert_same, in_x64
+from refusals import refuses
 
 import backlit as bl
 from backlit import ops
@@ -102,7 +103,7 @@ def test_any_conv_is_the_sum_it_stands_for(n, k, stride, dilation, padding, grou
         low, high = (0, 0) if padding == "valid" else padding[0]
     padded = np.pad(x, [(0, 0), (low, high), (0, 0)])
     if padded.shape[1] < reach:
-        with pytest.raises(ShapeError, match="does not fit"):
+        with refuses(ShapeError, "does not fit"):
             ops.conv(x, w, stride, padding, dilation, groups)
         return
     found = ops.conv(x, w, stride, padding, dilation, groups)
@@ -224,5 +225,5 @@ def test_gradients_by_finite_differences(f, to_second_order):
     ],
 )
 def test_what_is_refused(f, error, message):
-    with pytest.raises(error, match=message):
+    with refuses(error, message):
         f()

@@ -54,11 +54,19 @@ def _index_shape(x: Type, indices: tuple[Type, ...]) -> tuple[int, ...]:
     return broadcast_shapes(*(i.shape for i in indices))
 
 
+def out_of_range(index: int, axis: int, size: int) -> IndexingError:
+    """The error that every executor raises for an index beyond the ends of an axis."""
+    return IndexingError(
+        f"index {index} is out of range: axis {axis} has size {size}",
+        fix=f"indices run from {-size} to {size - 1}" if size else "the axis is empty",
+    )
+
+
 def _in_range(shape: tuple[int, ...], indices: tuple[np.ndarray[Any, Any], ...]) -> None:
     for axis, (n, index) in enumerate(zip(shape, indices, strict=False)):
         bad = (index < -n) | (index >= n) if index.dtype.kind == "i" else index >= n
         if np.any(bad):
-            raise IndexingError(f"index {index[bad].flat[0]} is out of range: axis {axis} has size {n}")
+            raise out_of_range(index[bad].flat[0], axis, n)
 
 
 def _gather_numpy(x: np.ndarray[Any, Any], *indices: np.ndarray[Any, Any]) -> Any:
@@ -308,5 +316,5 @@ def _integer(part: Any, size: int, axis: int) -> int:
             f"an index is {part!r}", fix="use integers, slices, '...', None and integer arrays"
         ) from None
     if not -size <= i < size:
-        raise IndexingError(f"index {i} is out of range: axis {axis} has size {size}")
+        raise out_of_range(i, axis, size)
     return i % size

@@ -64,21 +64,23 @@ def _array_ufunc(self: Traced, ufunc: np.ufunc, method: str, *inputs: Any, **kwa
         found = contraction.matmul
     if found is None or method != "__call__" or kwargs:
         raise ControlFlowError(
-            f"np.{ufunc.__name__} was given a traced value, which has no number yet",
-            op=self.node.op,
-            inputs=self.node.types,
-            fix="use the function of backlit.ops in place of NumPy's",
+            f"np.{ufunc.__name__} was given {self.describe()}: it has no numbers before the graph runs",
+            fix=_instead(ufunc.__name__),
         )
     return found(*inputs)
 
 
 def _array_function(self: Traced, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
     raise ControlFlowError(
-        f"np.{function.__name__} was given a traced value, which has no number yet",
-        op=self.node.op,
-        inputs=self.node.types,
-        fix=f"use ops.{function.__name__} or another function of backlit.ops in place of NumPy's",
+        f"np.{function.__name__} was given {self.describe()}: it has no numbers before the graph runs",
+        fix=_instead(function.__name__),
     )
+
+
+def _instead(name: str) -> str:
+    from backlit import ops
+
+    return f"use ops.{name}" if hasattr(ops, name) else f"there is no ops.{name}: write it in functions of backlit.ops"
 
 
 def install() -> None:

@@ -11,6 +11,7 @@ numbers take the dtype of the arrays beside them (the array API standard's rule)
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from backlit.errors import DtypeError, Error, ShapeError
+from backlit.errors import DtypeError, Error, ShapeError, StructureError
 from backlit.ir import Node, Type, dtype_name
 from backlit.pytree import as_array
 from backlit.tracing import Traced, emit, is_traced, lift, scope, type_of
@@ -118,7 +119,15 @@ Samples: TypeAlias = tuple[Case, ...]
 
 # The kinds of dtype that an op may take, as NumPy's letters: bool, signed, unsigned, real floating.
 FLOATS, NUMBERS, INTEGERS, BOOLS, UNSIGNED, ANY = "f", "iuf", "iu", "b", "u", "biuf"
-_KIND_NAMES = {"b": "bool", "i": "integer", "u": "unsigned integer", "f": "floating-point"}
+_KIND_NAMES = {
+    FLOATS: "floating-point values",
+    NUMBERS: "numbers",
+    INTEGERS: "integers",
+    BOOLS: "booleans",
+    BOOLS + INTEGERS: "booleans and integers",
+    UNSIGNED: "unsigned integers",
+    ANY: "any values",
+}
 
 OPS: dict[str, Op] = {}
 """Every op by its name."""
@@ -149,6 +158,8 @@ class Op:
     promotes: bool = False
     kinds: str = ANY
     signature: str = "x"
+    at_least: int = field(init=False)
+    at_most: float = field(init=False)
 
     def __post_init__(self) -> None:
         if self.name in OPS:
@@ -160,6 +171,9 @@ class Op:
             )
             for p in filter(None, self.signature.split(", "))
         ]
+        several = self.signature.startswith("*") or ", *" in self.signature
+        object.__setattr__(self, "at_least", len(parameters) - several)
+        object.__setattr__(self, "at_most", math.inf if several else len(parameters))
         object.__setattr__(self, "__doc__", self.doc)
         object.__setattr__(self, "__name__", self.name)
         object.__setattr__(self, "__signature__", inspect.Signature(parameters))
@@ -177,11 +191,12 @@ class Op:
     def types(self, inputs: Sequence[Type], params: Mapping[str, Any]) -> tuple[Type, ...]:
         """The types of the results. Errors name the op and the types it was given."""
         try:
+            if not self.at_least <= len(inputs) <= self.at_most:
+                raise StructureError(f"takes ({self.signature}), not {len(inputs)} values")
             for t in inputs:
                 if t.dtype.kind not in self.kinds:
-                    wanted = " or ".join(_KIND_NAMES[k] for k in self.kinds)
                     raise DtypeError(
-                        f"takes {wanted} values, not {dtype_name(t.dtype)}",
+                        f"takes {_KIND_NAMES[self.kinds]}, not {dtype_name(t.dtype)}",
                         fix="convert with ops.astype(x, dtype)",
                     )
             found = self.rule(*inputs, **params)
@@ -287,7 +302,10 @@ def composite(f: _F) -> _F:
     @wraps(f)
     def inner(*args: Any, **kwargs: Any) -> Any:
         with scope(f.__name__, "composite"):
-            return f(*args, **kwargs)
+            try:
+                return f(*args, **kwargs)
+            except Error as e:
+                raise e.within(f.__name__) from None
 
     return inner  # type: ignore[return-value]
 
@@ -367,9 +385,13 @@ def elementwise(
     `samples` is the range of the first input, `second` of the others (or `cases` says it all); `result` the dtype of
     the result where it is not that of the inputs; `kinds` the kinds of dtype that the op takes.
     """
-    arity = len(inspect.signature(scalar).parameters) - 1 if arity is None else arity
+    names = list(inspect.signature(scalar).parameters)[1:]
+    arity = len(names) if arity is None else arity
+    settings = set(names[arity:])
 
     def rule(*types: Type, **params: Any) -> Type:
+        if params.keys() != settings:
+            raise TypeError(f"{name} takes the params ({', '.join(settings)}), not ({', '.join(params)})")
         if len({t.dtype for t in types}) > 1:
             raise DtypeError(f"the inputs have the dtypes {', '.join(dtype_name(t.dtype) for t in types)}")
         return Type(np.dtype(result or types[0].dtype), broadcast_shapes(*(t.shape for t in types)))
