@@ -88,7 +88,15 @@ def network_in(contents: Contents, net: Network | None = None) -> Network:
             )
 
         def made() -> Network:
-            _refuse_misfit(contents, _parameter_types(config))
+            elements = sum(a.size for a in contents.tensors.values())
+            shapes = _parameter_shapes(config, max(elements, 2**20))
+            there = {name: a.shape for name, a in contents.section("params").items()}
+            if there != shapes:
+                wrong = next(n for n in (*shapes, *there) if there.get(n) != shapes.get(n))
+                raise CheckpointError(
+                    f"the parameter {wrong!r:.60} has the shape {shapes.get(wrong, 'of nothing')} in the definition "
+                    f"and {there.get(wrong, 'of nothing')} in the file"
+                )
             return Network.from_config(config)
 
         net = _told(contents, "the definition of its network", made)
@@ -112,11 +120,16 @@ def _set(contents: Contents, net: Network, params: Mapping[str, Array]) -> None:
     net.params, net.state = params, state
 
 
-def _parameter_types(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the parameters of a network, without making any: its initialisation is traced."""
+def _parameter_shapes(config: Mapping[str, Any], most: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters of a network, without making any: its initialisation is traced.
+
+    No layer may have a setting above `most`: what a layer keeps besides parameters is no larger than these.
+    """
     shape = config["input_shape"]
     if not isinstance(shape, list) or any(type(n) is not int or n < 1 for n in shape) or math.prod(shape) > MAX_INPUT:
         raise CheckpointError(f"input_shape is {shape!r:.60}")
+    if _largest(config["layers"]) > most:
+        raise CheckpointError(f"a layer asks for {_largest(config['layers'])} of something")
     layer = Sequential(tuple(revived(c, Layer) for c in config["layers"]))
     dtype = np.dtype(str(config["input_dtype"]))
     if dtype.kind not in "iuf":
@@ -125,14 +138,16 @@ def _parameter_types(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: o.type.shape for name, o in zip(trace.result.keys, trace.graph.outputs, strict=True)}
 
 
-def _refuse_misfit(contents: Contents, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    there = {name: a.shape for name, a in contents.section("params").items()}
-    if there != shapes:
-        wrong = next(n for n in (*shapes, *there) if there.get(n) != shapes.get(n))
-        raise CheckpointError(
-            f"the parameter {wrong!r:.60} has the shape {shapes.get(wrong, 'of nothing')} in the definition and "
-            f"{there.get(wrong, 'none')} in the file"
-        )
+def _largest(config: Any) -> int:
+    """The largest whole number in a definition."""
+    match config:
+        case bool():
+            return 0
+        case int():
+            return abs(config)
+        case list() | Mapping():
+            return max(map(_largest, config.values() if isinstance(config, Mapping) else config), default=0)
+    return 0
 
 
 def _told(contents: Contents, what: str, make: Callable[[], _T]) -> _T:
@@ -164,7 +179,6 @@ def save_checkpoint(trainer: Trainer, path: str | Path) -> None:
         "on_nan": trainer.on_nan,
         "plan": None if trainer.plan is None else trainer.plan.config(),
         "stopped": trainer.stopped,
-        "pending": trainer.pending,
         "rollbacks": trainer.rollbacks,
         "epoch": moment.epoch,
         "batch": moment.batch,
@@ -288,9 +302,7 @@ def _restore(trainer: Trainer, contents: Contents) -> None:
     trainer.history = History({name: columns[name] for name in contents.get("history", list)})
     kinds = contents.get("callbacks", list)
     states = [(str(kind), contents.section(f"callbacks/{i}")) for i, kind in enumerate(kinds[:1000])]
-    trainer.resumed_with(
-        states, contents.get("stopped", str), contents.get("pending", bool), _count(contents, "rollbacks")
-    )
+    trainer.resumed_with(states, contents.get("stopped", str), _count(contents, "rollbacks"))
 
 
 def _count(contents: Contents, key: str) -> int:
@@ -309,6 +321,9 @@ def _carry_of(contents: Contents, prefix: str, template: tuple[Tree, ...]) -> tu
             raise CheckpointError(
                 f"{name!r:.60} is {'missing' if found is None else type_of(found)}, and should be {type_of(array)}"
             )
+    for name in contents.tensors:
+        if name.startswith(f"{prefix}optimizer/") and name not in wanted:
+            raise CheckpointError(f"{name!r:.60} is nothing that its optimiser remembers")
     params, state, optimizer, *_ = template
     arrays = {name.removeprefix(prefix): contents.tensors[name] for name in wanted}
     _, paths, structure = flatten(optimizer)

@@ -322,12 +322,10 @@ class Trainer:
             return self._callback_states
         return [(type(c).__name__, {k: np.asarray(v) for k, v in c.state().items()}) for c in self._callbacks]
 
-    def resumed_with(
-        self, states: list[tuple[str, dict[str, Array]]], stopped: str, pending: bool, rollbacks: int
-    ) -> None:
+    def resumed_with(self, states: list[tuple[str, dict[str, Array]]], stopped: str, rollbacks: int) -> None:
         """Stand where a checkpoint says: used by `resume`."""
-        self._callback_states, self.stopped, self.pending, self.rollbacks = states, stopped, pending, rollbacks
-        self._resumed, self._given = True, (self.net.params, self.net.state)
+        self._callback_states, self.stopped, self.rollbacks = states, stopped, rollbacks
+        self.pending = self._resumed = self.plan is not None
         self.sync()
 
     # --- measuring ----------------------------------------------------------------------------------------------------
