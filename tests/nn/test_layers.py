@@ -98,6 +98,14 @@ def test_the_key_alone_decides_the_first_parameters_and_the_noise(sample):
 
 
 @every_sample
+def test_shapes_are_known_without_drawing_anything(sample):
+    dtype = np.dtype(np.int64 if sample.integers else np.float64)
+    made = built(sample)
+    graph = bl.trace(lambda key: build("sample", sample.layer, key, Type(dtype, sample.shape)).params, KEY)
+    assert [o.type.shape for o in graph.outputs] == [np.shape(v) for v in made.params.values()]
+
+
+@every_sample
 def test_float32_stays_float32(sample):
     made, x = built(sample), sample.batch(dtype=np.float32)
     params = {k: np.asarray(v, np.float32) for k, v in made.params.items()}

@@ -103,8 +103,8 @@ class Orthogonal(Initializer):
     def __call__(self, key: Array, shape: tuple[int, ...]) -> Array:
         if len(shape) < 2:
             raise ShapeError(f"an orthogonal parameter has at least two axes, and this one has the shape {shape}")
-        if is_traced(key):  # only the type of the parameter is asked for: see `train.saving`
-            return ops.random.normal(key, shape)  # type: ignore[no-any-return]
+        if is_traced(key):  # only the shape is asked for: there is no decomposition among the ops
+            return Normal()(key, shape)
         rows, columns = math.prod(shape[:-1]), shape[-1]
         drawn = ops.random.normal(key, (max(rows, columns), min(rows, columns))).astype(np.float64)
         q, r = np.linalg.qr(drawn)

@@ -130,7 +130,8 @@ class Layer(Settings, ABC):
     def init(self, key: Value, input_type: Type) -> Values:
         """Fresh parameters: local names -> floating-point arrays. `input_type` is that of one example, without a batch.
 
-        Arrays of any floating-point dtype will do: the network converts them to its own.
+        Arrays of any floating-point dtype will do: the network converts them to its own. What depends on the key is
+        written in ops, so that the shapes can be found without drawing anything (when a file is loaded).
         """
         return {}
 

@@ -67,7 +67,7 @@ class _Recurrent(Layer):
         return {
             "weight": _by_gate(self.weight_init, into, inputs, self.units),
             "recurrent_weight": _by_gate(self.recurrent_init, from_state, self.units, self.units),
-            "bias": np.array(initializers.get(self.bias_init)(keys[-1], (n,))),
+            "bias": initializers.get(self.bias_init)(keys[-1], (n,)),
         }
 
     def apply(self, params: Values, x: Value, ctx: Context) -> Value:
@@ -111,7 +111,7 @@ def _by_gate(init: Any, keys: Value, rows: int, columns: int) -> Value:
     rule = initializers.get(init)
     if isinstance(rule, initializers.Given):
         return rule(keys[0], (rows, len(keys) * columns))
-    return np.concatenate([rule(key, (rows, columns)) for key in keys], axis=1)
+    return ops.concat([rule(key, (rows, columns)) for key in keys], axis=1)
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,8 @@ class LSTM(_Recurrent):
 
     def weights(self, key: Value, inputs: int) -> Values:
         params = super().weights(key, inputs)
-        params["bias"][self.units : 2 * self.units] += self.forget_bias
-        return params
+        forget = np.repeat([0.0, self.forget_bias, 0.0, 0.0], self.units)
+        return params | {"bias": params["bias"] + forget}
 
     def step(self, params: Values) -> Callable[[State, Value], State]:
         U, k = params["recurrent_weight"], self.units
