@@ -15,7 +15,7 @@ from backlit.autodiff import gradient_graph, reverse, zeros_if_none
 from backlit.errors import DtypeError, GradientError, ShapeError, StructureError
 from backlit.executors.api import get
 from backlit.ir import Graph, Node, reachable
-from backlit.ops.record import Value
+from backlit.ops.record import Value, is_number
 from backlit.pytree import as_array, flatten, unflatten
 from backlit.tracing import Trace, Traced, inline, input_node, is_traced, trace_function, type_of
 
@@ -124,25 +124,20 @@ def grad(
 
 
 def _like(tree: Any, structure: Any, types: Sequence[Any], what: str) -> list[Value]:
-    """The leaves of a tree that must match a structure and types, leaf by leaf."""
+    """The leaves of a tree that must match a structure and, where they are floating-point, types."""
     leaves, paths, found = flatten(tree)
     if found != structure:
         raise StructureError(f"{what} has the structure {found}, not {structure}")
+    matched = []
     for leaf, path, t in zip(leaves, paths, types, strict=True):
-        if isinstance(leaf, Traced | float | int):
-            have = type_of(leaf)
-            if not isinstance(leaf, Traced):
-                continue
-        else:
-            have = type_of(leaf)
-        if have.shape != t.shape:
-            raise ShapeError(f"{what} {path} has the shape {have.shape}, not {t.shape}")
-        if have.dtype != t.dtype:
-            raise DtypeError(f"{what} {path} is {have}, not {t}")
-    return [
-        leaf if isinstance(leaf, Traced) else as_array(leaf).astype(t.dtype)
-        for leaf, t in zip(leaves, types, strict=True)
-    ]
+        have, where = type_of(leaf), f"{what} {path}".rstrip()
+        if t.dtype.kind == "f":
+            if have.shape != t.shape:
+                raise ShapeError(f"{where} has the shape {have.shape}, not {t.shape}")
+            if have.dtype != t.dtype and not is_number(leaf):
+                raise DtypeError(f"{where} is {have}, not {t}", fix="convert it with ops.astype")
+        matched.append(leaf if isinstance(leaf, Traced) else as_array(leaf).astype(t.dtype))
+    return matched
 
 
 def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:

@@ -270,7 +270,7 @@ def common_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     found = np.result_type(*dtypes)
     if len(kinds) > 1 or (found.kind == "f" and "f" not in kinds):
         raise DtypeError(
-            f"{' and '.join(sorted({dtype_name(d) for d in dtypes}))} do not mix",
+            f"{' and '.join(dict.fromkeys(map(dtype_name, dtypes)))} do not mix",
             fix="convert one of them first: ops.astype(x, dtype)",
         )
     return found
