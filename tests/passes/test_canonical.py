@@ -124,6 +124,7 @@ ROUNDED = [
     ("x^-1", lambda x: x**-1.0, lambda x: 1.0 / x, V),
     ("sum over nothing", lambda x: ops.sum(x, ()), lambda x: x, M),
     ("sum over 1s", lambda x: ops.sum(x, 1), lambda x: ops.reshape(x, (2,)), C),
+    ("sum of a reshape", lambda x: ops.sum(ops.reshape(x, (2,))), ops.sum, C),
     ("sum(sum(x, 1), 0)", lambda x: ops.sum(ops.sum(x, 1), 0), ops.sum, M),
     ("sum(sum(x, 0), 1)", lambda x: ops.sum(ops.sum(x, 0), 1), lambda x: ops.sum(x, (0, 2)), (4, 2, 3)),
     ("sum(x, keepdims)", lambda x: ops.sum(x, 0, keepdims=True), lambda x: ops.reshape(ops.sum(x, 0), R), M),
