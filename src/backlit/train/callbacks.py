@@ -156,6 +156,10 @@ class EarlyStopping(Watcher):
 
     patience: int = 5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one("patience", self.patience)
+
     def on_epoch(self, trainer: Trainer, record: Epoch) -> None:
         if not self.improved(trainer, record) and self.waited >= self.patience:
             name = self.watch or ("val_loss" if "val_loss" in record else "loss")
@@ -202,9 +206,10 @@ class ReduceOnPlateau(Watcher):
         super().__post_init__()
         if not 0 < self.factor < 1:
             raise Error(f"factor is {self.factor}", fix="give a number between 0 and 1")
+        _at_least_one("patience", self.patience)
 
     def on_epoch(self, trainer: Trainer, record: Epoch) -> None:
-        if not self.improved(trainer, record) and self.waited % max(1, self.patience) == 0:
+        if not self.improved(trainer, record) and self.waited % self.patience == 0:
             rate = trainer.learning_rate
             if rate > self.min_rate:
                 trainer.scale_learning_rate(max(self.factor, self.min_rate / rate))
@@ -225,9 +230,8 @@ class Checkpoint(Callback):
 
     def __post_init__(self) -> None:
         for name in ("every_epochs", "every_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise Error(f"{name} is {value}", fix="give a number of at least 1, or None for never")
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
 
     def on_start(self, trainer: Trainer) -> None:
         directory = Path(self.path).parent
@@ -281,6 +285,11 @@ class Log(Callback):
 
     def restore(self, state: Mapping[str, Array]) -> None:
         self._rows = int(state.get("rows", 0))
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise Error(f"{name} is {value}", fix="give a whole number of at least 1")
 
 
 def as_callback(value: Any) -> Callback:

@@ -7,14 +7,14 @@ where the terminal is narrow, redrawn ten times a second, and left standing with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backlit.train.history import figure
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 SMOOTHING_SECONDS = 3.0
 """Steps a second are averaged over about this long."""
@@ -50,7 +50,7 @@ class Progress:
         self._began = time.monotonic()
         self._last = self._began, 0
         if self.shown and console.is_terminal:
-            self._live = Live(get_renderable=self.render, console=console, refresh_per_second=10, transient=False)
+            self._live = Live(get_renderable=lambda: self, console=console, refresh_per_second=10, transient=False)
             self._live.start()
         return self
 
@@ -96,35 +96,35 @@ class Progress:
         measured = self._total / max(1e-9, time.monotonic() - self._began)  # with validation and all
         return f"{duration(left / measured)} left"
 
-    def render(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """What the display shows now."""
-        from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
+        epoch = min(self.epochs, self.done_epochs + (self.done_epochs < self.epochs))
+        words = f"epoch {epoch}/{self.epochs}", f"{self._share():4.0%}", self._left()
+        room = options.max_width - sum(map(len, words)) - len(words)
         head = Table.grid(padding=(0, 1), expand=False)
         for _ in range(4):
             head.add_column(no_wrap=True)
-        epoch = min(self.epochs, self.done_epochs + (self.done_epochs < self.epochs))
-        head.add_row(
-            f"epoch {epoch}/{self.epochs}",
-            ProgressBar(total=1.0, completed=self._share(), width=24),
-            f"{self._share():4.0%}",
-            Text(self._left(), style="cyan"),
-        )
+        bar = ProgressBar(total=1.0, completed=self._share(), width=min(room, 32)) if room >= 4 else ""
+        head.add_row(words[0], bar, words[1], Text(words[2], style="cyan"))
+        yield head
         parts = [(n, figure(v)) for n, v in self._figures.items() if n not in ("epoch", "step", "seconds")]
         if self._rate:
             parts.append(("steps/s", f"{self._rate:,.0f}" if self._rate >= 10 else f"{self._rate:.1f}"))
         line = Text()
         for name, value in parts:
+            if line and len(line) + 3 + len(name) + 1 + len(value) > options.max_width:
+                yield line
+                line = Text()
             line.append("   " if line else "")
-            line.append(f"{name}\N{NO-BREAK SPACE}", style="dim")
+            line.append(f"{name} ", style="dim")
             line.append(value)
-        rows: list[RenderableType] = [head, line]
+        yield line
         if self._note:
-            rows.append(Text(self._note, style="yellow"))
-        return Group(*rows)
+            yield Text(self._note, style="yellow")
 
 
 def duration(seconds: float) -> str:
