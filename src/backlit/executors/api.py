@@ -32,6 +32,7 @@ RunLoop: TypeAlias = Callable[[Sequence[Array], Sequence[Array], Array], tuple[l
 _KNOWN = {
     "reference": "backlit.executors.reference:Reference",
     "native": "backlit.executors.native:Native",
+    "xla": "backlit.executors.xla:XLA",
 }
 
 

@@ -1,0 +1,157 @@
+"""The executor "xla": graphs run by JAX, which compiles them for CPU, GPU or TPU and over many devices.
+
+Nothing distributed is written by hand. With several devices the arrays of a program carry shardings (which axis is
+cut over which axis of the mesh) and XLA's partitioner puts in the collectives, so a program means the same on one
+device and on a thousand: the statistics of a batch norm are those of the whole batch, a mean loss is the mean over
+all devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from backlit.errors import IndexingError, SettingError
+from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments, check_step
+from backlit.executors.xla.lowering import SPECIAL, TABLE, Lowering
+from backlit.ir import Graph, Node
+from backlit.ops.record import OPS
+from backlit.passes import simplify
+
+BATCH = "batch"
+"""The axis of the mesh over which batches are cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class XLA(Executor):
+    """Runs graphs through JAX.
+
+    devices   how many devices to use (all of the default kind for None), or a list of JAX devices
+    shard     patterns of parameter names -> the axis that is cut over the devices, for models that one device cannot
+              hold: {"*.weight": 1}. Optimiser state follows its parameter. Others are copied to every device.
+    compute   "bfloat16" or "float16": products are computed from operands of this dtype and summed in float32; all
+              else, the parameters among it, stays float32
+    """
+
+    devices: int | Sequence[Any] | None = 1
+    shard: Mapping[str, int] | None = None
+    compute: str | None = None
+    name = "xla"
+
+    def __post_init__(self) -> None:
+        if self.compute not in (None, "bfloat16", "float16"):
+            raise SettingError(f"compute={self.compute!r}", fix='use "bfloat16", "float16" or None')
+        if isinstance(self.devices, int) and not 1 <= self.devices <= len(jax.devices()):
+            raise SettingError(
+                f"devices={self.devices}: there are {len(jax.devices())} of kind {jax.default_backend()}",
+                fix="use fewer, or None for all",
+            )
+
+    def supports(self, op: str) -> bool:
+        return op in TABLE or op in SPECIAL or (op in OPS and OPS[op].scalar is not None)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The devices in a row."""
+        chosen = jax.devices() if self.devices is None else self.devices
+        chosen = jax.devices()[:chosen] if isinstance(chosen, int) else list(chosen)
+        return Mesh(np.array(chosen), (BATCH,))
+
+    def sharding(self, *axes: str | None) -> NamedSharding:
+        """The sharding that cuts the axes so named; none: a copy on every device."""
+        return NamedSharding(self.mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+
+    def placed(self, node: Node) -> NamedSharding:
+        """Where a carried value lives: cut by the first pattern of `shard` that its name fits, else on every device."""
+        name, shape = node.name or "", node.type.shape
+        for pattern, axis in (self.shard or {}).items():
+            fits = fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+            if fits and axis < len(shape) and shape[axis] % self.mesh.size == 0:
+                return self.sharding(*(BATCH if i == axis else None for i in range(len(shape))))
+        return self.sharding()
+
+    def compile(self, graph: Graph, donate: Sequence[int] = ()) -> Run:
+        self.refuse_unsupported(graph)
+        program = simplify(graph)
+        checks: list[Node] = []
+
+        def whole(*arrays: Any) -> tuple[list[Any], list[Any]]:
+            lowering = Lowering(self.compute)
+            results = lowering.run(program, arrays)
+            checks[:] = [n for n, _ in lowering.sound]
+            return results, [ok for _, ok in lowering.sound]
+
+        compiled = jax.jit(whole, donate_argnums=tuple(donate))
+
+        def run(*arrays: Array) -> list[Array]:
+            check_arguments(graph.inputs, arrays)
+            with jax.enable_x64(), jax.default_device(self.mesh.devices.flat[0]):
+                results, sound = compiled(*arrays)
+                refuse_unsound(checks, sound)
+                return [np.array(r) for r in results]
+
+        return run
+
+    def compile_loop(self, step: Graph, carry: int, rows: int) -> RunLoop:
+        check_step(step, carry, rows)
+        self.refuse_unsupported(step)
+        program = simplify(step)
+        checks: list[Node] = []
+        places = [self.placed(n) for n in step.inputs[:carry]]
+        whole, split = self.sharding(), self.sharding(BATCH)
+
+        def gathered(data: Any, chosen: Any) -> Any:
+            batch = data.at[chosen].get(mode="promise_in_bounds")
+            return _constrained(batch, split if len(chosen) % self.mesh.size == 0 else whole)
+
+        def loop(state: Any, data: Any, row_index: Any) -> Any:
+            def once(now: Any, chosen: Any) -> Any:
+                lowering = Lowering(self.compute)
+                results = lowering.run(program, [*now, *(gathered(d, chosen) for d in data)])
+                checks[:] = [n for n, _ in lowering.sound]
+                new = [_constrained(r, p) for r, p in zip(results[:carry], places, strict=True)]
+                return tuple(new), (tuple(results[carry:]), tuple(ok for _, ok in lowering.sound))
+
+            last, (watched, sound) = lax.scan(once, tuple(state), row_index)
+            return last, watched, [ok.all() for ok in sound]
+
+        compiled = jax.jit(loop, donate_argnums=(0,))
+
+        def run(state: Sequence[Array], data: Sequence[Array], row_index: Array) -> tuple[list[Array], list[Array]]:
+            refuse_rows(data, row_index)
+            with jax.enable_x64():
+                held = [jax.device_put(np.asarray(s), p) for s, p in zip(state, places, strict=True)]
+                shared = [jax.device_put(np.asarray(d), whole) for d in data]
+                last, watched, sound = compiled(held, shared, jax.device_put(np.asarray(row_index), whole))
+                refuse_unsound(checks, sound)
+                return [np.array(s) for s in last], [np.array(w) for w in watched]
+
+        return run
+
+
+def _constrained(value: Any, sharding: NamedSharding) -> Any:
+    return lax.with_sharding_constraint(value, sharding)  # type: ignore[no-untyped-call]
+
+
+def refuse_unsound(checks: Sequence[Node], sound: Sequence[Any]) -> None:
+    """Raise IndexingError at the first op whose indices were out of range."""
+    for node, ok in zip(checks, sound, strict=True):
+        if not bool(ok):
+            raise IndexingError(
+                "an index is out of range", op=node.op, inputs=[i.type for i in node.inputs], site=node.site
+            )
+
+
+def refuse_rows(data: Sequence[Array], row_index: Array) -> None:
+    """Raise IndexingError where a row index is outside of a data set."""
+    for d in data:
+        if row_index.size and not 0 <= row_index.min() <= row_index.max() < len(d):
+            raise IndexingError(f"a row index is out of range: there are {len(d)} rows")
