@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 from backlit import optim
 from backlit.ir import Type
 from backlit.ops.record import OPS
-from backlit.optim.settings import Settings, kinds
+from backlit.settings import Settings, kinds
 
 
 def code(text: object) -> str:

@@ -1,10 +1,10 @@
 """Settings: frozen dataclasses that check their fields when they are made, and that go to JSON and back.
 
-Layers, initialisers, losses and metrics are all of this kind. A field is declared with what it may be
-(`number(0.5, at_least=0, below=1)`), so a wrong value is refused where it is written, and so is one that comes from a
-file; a field declared plainly takes anything. `config()` gives plain dicts, lists, numbers, strings and booleans;
-`revived` builds the object again. It makes nothing but registered classes and finds nothing but registered functions: a
-file can name them, never define them.
+Layers, initialisers, losses, metrics, optimisers and schedules are all of this kind. A field is declared with what it
+may be (`number(0.5, at_least=0, below=1)`), so a wrong value is refused where it is written, and so is one that comes
+from a file; a field declared plainly takes anything. `config()` gives plain dicts, lists, numbers, strings and
+booleans; `revived` builds the object again. It makes nothing but registered classes and finds nothing but registered
+functions: a file can name them, never define them.
 
 A class registers itself under its name in lower case as soon as it is defined. Names of backlit's own classes are
 taken; of two classes of the user's with one name the later counts, so that a notebook cell can run again.
@@ -34,7 +34,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {}
 
 _DEEPEST = 64  # how far settings may be nested in a file
 _F = TypeVar("_F", bound=Callable[..., Any])
-_S = TypeVar("_S", bound="Settings")
 
 
 class Settings:
@@ -44,7 +43,7 @@ class Settings:
         super().__init_subclass__(**kwargs)
         taken = KINDS.get(kind_of(cls))
         if taken is not None and _is_own(taken) and taken.__module__ != cls.__module__:
-            raise SettingError(f"there is a {taken.__name__} in {taken.__module__} already", fix="choose another name")
+            raise SettingError(f"the name {cls.__name__} is taken, by {taken.__module__}", fix="choose another name")
         KINDS[kind_of(cls)] = cls
 
     def __post_init__(self) -> None:
@@ -75,15 +74,18 @@ def kind_of(cls: type[Settings]) -> str:
     return cls.__name__.lower()
 
 
-def kinds(base: type[_S]) -> dict[str, type[_S]]:
+def kinds(base: type[Any]) -> dict[str, type[Any]]:
     """The classes that can be made, of those that are a `base`, by name."""
     return {
         k: c for k, c in KINDS.items() if issubclass(c, base) and not inspect.isabstract(c) and not k.startswith("_")
     }
 
 
-def make(kind: str, base: type[_S], given: Mapping[str, Any]) -> _S:
-    """The settings of that kind. Raises SettingError for an unknown kind and for settings it lacks or does not have."""
+def make(kind: str, base: type[Any], given: Mapping[str, Any]) -> Any:
+    """The settings of that kind, which is a `base`.
+
+    Raises SettingError for an unknown kind, a setting that it does not have, and one that it needs.
+    """
     known = kinds(base)
     cls = known.get(kind.lower())
     if cls is None:
@@ -92,7 +94,7 @@ def make(kind: str, base: type[_S], given: Mapping[str, Any]) -> _S:
             fix=f"use one of {', '.join(known)}; a class of your own must be imported before a file can name it",
         )
     refuse_unknown(cls, given)
-    missing = [f.name for f in fields(cls) if _is_required(f) and f.name not in given]  # type: ignore[arg-type]  # subclasses are dataclasses
+    missing = [f.name for f in fields(cls) if _is_required(f) and f.name not in given]
     if missing:
         raise SettingError(f"{cls.__name__} needs {', '.join(missing)}")
     return cls(**given)
@@ -209,11 +211,12 @@ def number(
     at_least: float = -math.inf,
     below: float = math.inf,
     at_most: float = math.inf,
+    optional: bool = False,
 ) -> Any:
-    """A field that holds a finite number within bounds, kept as a float; None as well if that is the default."""
+    """A field that holds a finite number within bounds, kept as a float; None as well if `optional` or the default."""
 
     def check(name: str, value: Any) -> float | None:
-        if value is None and default is None:
+        if value is None and (optional or default is None):
             return None
         return checked_number(name, value, above=above, at_least=at_least, below=below, at_most=at_most)
 

@@ -10,8 +10,8 @@ from backlit import ops, optim
 from backlit.errors import DtypeError, SettingError, ShapeError, StructureError
 from backlit.executors import get as executor
 from backlit.ops.record import OPS
-from backlit.optim.settings import kinds
 from backlit.pytree import flatten, unflatten
+from backlit.settings import kinds
 
 RULES = kinds(optim.Descent)
 VARIANTS = {name: cls() for name, cls in RULES.items() if cls.__module__.startswith("backlit.")} | {

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from backlit import optim
 from backlit.errors import SettingError
-from backlit.optim.settings import KINDS, Settings, kinds
+from backlit.settings import KINDS, Settings, kinds
 
-BUILT_IN = {name: cls for name, cls in kinds(Settings).items() if cls.__module__.startswith("backlit.")}
+BUILT_IN = {name: cls for name, cls in kinds(Settings).items() if cls.__module__.startswith("backlit.optim.")}
 
 NEEDED = {  # the settings without which a kind cannot be made
     "constant": {"initial": 0.1},

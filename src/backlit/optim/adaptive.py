@@ -12,8 +12,8 @@ from backlit.ir import Type
 from backlit.ops.record import Array, Value
 from backlit.optim.optimizer import Descent
 from backlit.optim.schedules import Schedule, rate
-from backlit.optim.settings import flag, number
 from backlit.optim.sgd import zeros
+from backlit.settings import flag, number
 
 
 @dataclass(frozen=True)

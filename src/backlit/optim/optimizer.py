@@ -30,8 +30,8 @@ from backlit.ir import Type
 from backlit.ops.record import Array, Value
 from backlit.optim.clipping import clip_by_global_norm, clip_by_norm, clip_by_value, widest
 from backlit.optim.schedules import Schedule, rate, value_of
-from backlit.optim.settings import Settings, kinds, make, number, refuse_unknown, revived, setting
 from backlit.pytree import flatten, unflatten
+from backlit.settings import Settings, kinds, make, number, refuse_unknown, revived, setting
 from backlit.tracing import type_of
 
 Params: TypeAlias = Any
@@ -144,9 +144,9 @@ class Descent(Optimizer):
     learning_rate: float | Schedule = rate(0.01)
     _: KW_ONLY
     weight_decay: float = number(0.0, at_least=0)
-    clip_value: float | None = number(None, above=0, optional=True)
-    clip_norm: float | None = number(None, above=0, optional=True)
-    clip_global_norm: float | None = number(None, above=0, optional=True)
+    clip_value: float | None = number(None, above=0)
+    clip_norm: float | None = number(None, above=0)
+    clip_global_norm: float | None = number(None, above=0)
     groups: Mapping[str, Mapping[str, Any]] = setting(_groups, None, hash=False)
 
     decoupled: ClassVar[bool] = False

@@ -24,7 +24,7 @@ import numpy as np
 from backlit import ops
 from backlit.errors import SettingError
 from backlit.ops.record import Value, constant_like
-from backlit.optim.settings import Settings, checked_number, kind_of, number, numbers, setting, whole
+from backlit.settings import Settings, checked_number, kind_of, number, numbers, setting, whole
 from backlit.tracing import type_of
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from backlit.ir import Type
 from backlit.ops.record import Array, Value
 from backlit.optim.optimizer import Descent
-from backlit.optim.settings import number
+from backlit.settings import number
 
 
 def zeros(theta: Type) -> Array:

@@ -12,8 +12,8 @@ from backlit.errors import SettingError
 from backlit.ops.record import Array, Value
 from backlit.optim.optimizer import Optimizer, Params, State, named_leaves
 from backlit.optim.schedules import Schedule
-from backlit.optim.settings import flag, number, setting, whole
 from backlit.pytree import flatten, map_leaves, unflatten
+from backlit.settings import flag, number, setting, whole
 from backlit.tracing import type_of
 
 
