@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backlit.errors import GradientError
-from backlit.ir import Graph, Node, reachable
+from backlit.ir import Graph, Node, make_node, reachable
 from backlit.ops.movement import sum_to
 from backlit.ops.record import OPS, Value, constant_like
 from backlit.tracing import Traced, gradient_of, input_node, lift
@@ -46,10 +46,8 @@ class Context:
 
     @property
     def results(self) -> tuple[Value, ...]:
-        types = enumerate(self.node.types)
-        from backlit.ir import make_node
-
-        return tuple(Traced(make_node("item", (self.node,), (t,), {"index": i})) for i, t in types)
+        items = [make_node("item", (self.node,), (t,), {"index": i}) for i, t in enumerate(self.node.types)]
+        return tuple(map(Traced, items))
 
     def constant(self, index: int) -> float | None:
         node = self.node.inputs[index]

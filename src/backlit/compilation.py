@@ -9,7 +9,7 @@ from typing import Any
 from backlit.executors.api import Executor, Run, get
 from backlit.ir import Graph, Type
 from backlit.pytree import Structure, as_array, flatten, unflatten
-from backlit.tracing import argument_tree, is_traced, trace_function
+from backlit.tracing import argument_tree, inline, is_traced, needs_enclosing, trace_function
 
 _Key = tuple[Structure, tuple[Type, ...]]
 
@@ -34,6 +34,8 @@ class Compiled:
         key = structure, tuple(Type(a.dtype, a.shape) for a in arrays)
         if key not in self._runs:
             trace = trace_function(self.function, *args, **kwargs)
+            if needs_enclosing(trace.graph):
+                return unflatten(trace.result, inline(trace.graph, arrays))
             self._runs[key] = trace.graph, self.executor.compile(trace.graph), trace.result
         _, run, result = self._runs[key]
         return unflatten(result, run(*arrays))

@@ -45,7 +45,7 @@ def _join(path: str, key: Any) -> str:
     return f"{path}[{key!r}]"
 
 
-def _parts(tree: Any, path: str) -> tuple[type, tuple[Any, ...], list[Any], tuple[tuple[str, Any], ...]] | None:
+def _parts(tree: Any) -> tuple[type, tuple[Any, ...], list[Any], tuple[tuple[str, Any], ...]] | None:
     """The container class, keys, children and static fields of a tree, or None for a leaf."""
     if tree is None:
         return type(None), (), [], ()
@@ -69,7 +69,7 @@ def flatten(tree: Any, path: str = "") -> tuple[list[Any], list[str], Structure]
     paths: list[str] = []
 
     def visit(tree: Any, path: str) -> Structure:
-        parts = _parts(tree, path)
+        parts = _parts(tree)
         if parts is None:
             leaves.append(tree)
             paths.append(path)
@@ -104,18 +104,45 @@ def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
     return build(structure)
 
 
+def leaves_like(structure: Structure, tree: Any, path: str = "") -> list[tuple[Any, str]]:
+    """The leaves of a tree of this structure and their paths, in the structure's order of keys.
+
+    Raises StructureError that names the first place where the tree differs.
+    """
+    found: list[tuple[Any, str]] = []
+
+    def visit(s: Structure, tree: Any, path: str) -> None:
+        parts = _parts(tree)
+        kind, keys, children, static = parts if parts is not None else (None, (), [], ())
+        if kind is not s.kind:
+            names = [k.__name__ if k else "leaf" for k in (kind, s.kind)]
+            raise StructureError(f"{path or 'the tree'} is a {names[0]} where a {names[1]} is expected")
+        if kind is None:
+            found.append((tree, path))
+            return
+        if set(keys) != set(s.keys):
+            raise StructureError(f"{path or 'the tree'} has {_listed(keys)} where {_listed(s.keys)} is expected")
+        if static != s.static:
+            raise StructureError(f"{path or 'the tree'} has the settings {dict(static)}, not {dict(s.static)}")
+        by_key = dict(zip(keys, children, strict=True))
+        for k, child in zip(s.keys, s.children, strict=True):
+            visit(child, by_key[k], _join(path, k))
+
+    visit(structure, tree, path)
+    return found
+
+
+def _listed(keys: tuple[Any, ...]) -> str:
+    return f"({', '.join(map(str, keys))})"
+
+
 def map_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """`function` applied to the leaves of one tree, or of several trees of one structure.
 
     Raises StructureError where the structures differ.
     """
     leaves, _, structure = flatten(tree)
-    columns = [leaves]
-    for other in others:
-        more, _, found = flatten(other)
-        if found != structure:
-            raise StructureError(f"two trees differ in structure: {structure} and {found}")
-        columns.append(more)
+    columns = [leaves, *([leaf for leaf, _ in leaves_like(structure, other)] for other in others)]
     return unflatten(structure, [function(*row) for row in zip(*columns, strict=True)])
 
 

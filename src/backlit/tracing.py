@@ -24,6 +24,8 @@ from backlit.sites import naming_site
 
 _scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
 _labels: ContextVar[dict[str, Any] | None] = ContextVar("labels", default=None)
+# the inputs of all traces that are going on, from the outermost to the innermost
+_open: ContextVar[frozenset[Node]] = ContextVar("open", default=frozenset())
 
 
 class Traced:
@@ -238,8 +240,12 @@ def trace_function(function: Callable[..., Any], *args: Any, **kwargs: Any) -> T
             as_array(leaf, path)
     inputs = [input_node(type_of(leaf), path) for leaf, path in zip(leaves, paths, strict=True)]
     call_args, call_kwargs = unflatten(structure, [Traced(i) for i in inputs])
-    with _Labelled(None):  # the function is the user's own, even when a gradient rule calls it
-        result = function(*call_args, **call_kwargs)
+    token = _open.set(_open.get() | set(inputs))
+    try:
+        with _Labelled(None):  # the function is the user's own, even when a gradient rule calls it
+            result = function(*call_args, **call_kwargs)
+    finally:
+        _open.reset(token)
     outputs, out_paths, out_structure = flatten(result)
     for output, path in zip(outputs, out_paths, strict=True):
         if not isinstance(output, Traced):
@@ -273,6 +279,17 @@ def refuse_leaks(graph: Graph) -> None:
             site=users[0].site if users else None,
             fix="pass it as an argument; do not keep traced values in globals, attributes or lists",
         )
+
+
+def needs_enclosing(graph: Graph) -> bool:
+    """Whether the graph uses values of a trace that is going on around it, so that it can only become part of that.
+
+    Raises ControlFlowError if it uses a value of a trace that is over.
+    """
+    free = graph.free
+    if not set(free) <= _open.get():
+        refuse_leaks(graph)
+    return bool(free)
 
 
 def inline(graph: Graph, values: Sequence[Any]) -> list[Traced]:

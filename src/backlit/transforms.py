@@ -14,17 +14,17 @@ from typing import Any
 from backlit.autodiff import gradient_graph, reverse, zeros_if_none
 from backlit.errors import DtypeError, GradientError, ShapeError, StructureError
 from backlit.executors.api import get
-from backlit.ir import Graph, Node, reachable
+from backlit.ir import Graph, Node, Type, reachable
 from backlit.ops.record import Value, is_number
-from backlit.pytree import as_array, flatten, unflatten
-from backlit.tracing import Trace, Traced, inline, input_node, is_traced, trace_function, type_of
+from backlit.pytree import Structure, as_array, flatten, leaves_like, unflatten
+from backlit.tracing import Trace, Traced, inline, input_node, is_traced, needs_enclosing, trace_function, type_of
 
 Function = Callable[..., Any]
 
 
 def apply_graph(graph: Graph, values: Sequence[Value]) -> list[Value]:
     """The outputs of the graph for these values: run at once, or made part of the trace that is going on."""
-    if is_traced(*values) or graph.free:
+    if is_traced(*values) or needs_enclosing(graph):
         return list(inline(graph, values))
     return list(get("reference").compile(graph)(*(as_array(v) for v in values)))
 
@@ -123,19 +123,16 @@ def grad(
     return inner
 
 
-def _like(tree: Any, structure: Any, types: Sequence[Any], what: str) -> list[Value]:
+def _like(tree: Any, structure: Structure, types: Sequence[Type], what: str) -> list[Value]:
     """The leaves of a tree that must match a structure and, where they are floating-point, types."""
-    leaves, paths, found = flatten(tree)
-    if found != structure:
-        raise StructureError(f"{what} has the structure {found}, not {structure}")
     matched = []
-    for leaf, path, t in zip(leaves, paths, types, strict=True):
-        have, where = type_of(leaf), f"{what} {path}".rstrip()
+    for (leaf, path), t in zip(leaves_like(structure, tree, what), types, strict=True):
+        have = type_of(leaf)
         if t.dtype.kind == "f":
             if have.shape != t.shape:
-                raise ShapeError(f"{where} has the shape {have.shape}, not {t.shape}")
+                raise ShapeError(f"{path} has the shape {have.shape}, not {t.shape}")
             if have.dtype != t.dtype and not is_number(leaf):
-                raise DtypeError(f"{where} is {have}, not {t}", fix="convert it with ops.astype")
+                raise DtypeError(f"{path} is {have}, not {t}", fix="convert it with ops.astype")
         matched.append(leaf if isinstance(leaf, Traced) else as_array(leaf).astype(t.dtype))
     return matched
 
@@ -153,7 +150,7 @@ def vjp(f: Function, *primals: Any) -> tuple[Any, Function]:
     pullback = Graph((*graph.inputs, *incoming), gradients, f"vjp_{graph.name}")
 
     def back(cotangent: Any) -> tuple[Any, ...]:
-        values = _like(cotangent, trace.result, [o.type for o in graph.outputs], "the cotangent")
+        values = _like(cotangent, trace.result, [o.type for o in graph.outputs], "cotangent")
         results = apply_graph(pullback, [*trace.leaves, *values])
         return unflatten(trace.arguments.children[0], results)
 
@@ -179,13 +176,11 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
     """
     trace = trace_function(f, *primals)
     graph = trace.graph
-    values = _like(tuple(tangents), trace.arguments.children[0], [i.type for i in graph.inputs], "the tangent")
-    moving = [i for i in graph.inputs if i.type.dtype.kind == "f"]
-    directions = [input_node(i.type, f"tangent {i.name}") for i in moving]
-    derivative = _tangents(graph.outputs, moving, directions)
+    values = _like(tuple(tangents), trace.arguments.children[0], [i.type for i in graph.inputs], "tangents")
+    directions = [input_node(i.type, f"tangent {i.name}") for i in graph.inputs]
+    derivative = _tangents(graph.outputs, graph.inputs, directions)
     whole = Graph((*graph.inputs, *directions), (*graph.outputs, *derivative), f"jvp_{graph.name}")
-    chosen = [v for v, i in zip(values, graph.inputs, strict=True) if i.type.dtype.kind == "f"]
-    results = apply_graph(whole, [*trace.leaves, *chosen])
+    results = apply_graph(whole, [*trace.leaves, *values])
     count = len(graph.outputs)
     return unflatten(trace.result, results[:count]), unflatten(trace.result, results[count:])
 
@@ -193,14 +188,16 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
 def hvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
     """The Hessian of the scalar f at the primals times the tangents: a tuple of the structure of the primals.
 
-    Computed as the gradient of (grad f) . v, at about the cost of three evaluations of f (Pearlmutter 1994).
+    Tangents have that structure too; those of integer leaves are ignored, and their results are zeros. Computed as the
+    gradient of (grad f) . v, at about the cost of three evaluations of f (Pearlmutter 1994).
     """
     trace = trace_function(f, *primals)
     graph = trace.graph
-    values = _like(tuple(tangents), trace.arguments.children[0], [i.type for i in graph.inputs], "the tangent")
-    first = gradient_graph(graph, range(len(graph.inputs))).outputs[len(graph.outputs) :]
+    values = _like(tuple(tangents), trace.arguments.children[0], [i.type for i in graph.inputs], "tangents")
     directions = [input_node(i.type, f"tangent {i.name}") for i in graph.inputs]
-    second = reverse(first, [Traced(d) for d in directions], graph.inputs).gradients
+    moving = [k for k, i in enumerate(graph.inputs) if i.type.dtype.kind == "f"]
+    first = gradient_graph(graph, moving).outputs[len(graph.outputs) :]
+    second = reverse(first, [Traced(directions[k]) for k in moving], graph.inputs).gradients
     outputs = tuple(zeros_if_none(g, i).node for g, i in zip(second, graph.inputs, strict=True))
     results = apply_graph(Graph((*graph.inputs, *directions), outputs, f"hvp_{graph.name}"), [*trace.leaves, *values])
     return unflatten(trace.arguments.children[0], results)
