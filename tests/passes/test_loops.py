@@ -9,7 +9,7 @@ from backlit.ir import Graph, Type, make_node
 from backlit.legality import check
 from backlit.ops.interpret import interpreter
 from backlit.passes import simplify
-from backlit.passes.loops import simplify_loops
+from backlit.passes.loops import batch_loops, simplify_loops
 from backlit.tracing import input_node, lift
 
 XS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -280,6 +280,97 @@ def test_a_broadcast_is_not_carried_in():
     assert all(i.type.size <= 15 for i in the_scan(after).inputs)
 
 
+# --- batching ---------------------------------------------------------------------------------------------------------
+
+BATCH = np.random.default_rng(2).normal(size=(5, 4, 3)).astype(np.float32)
+STATE = np.zeros((4, 6), np.float32)
+INTO, AGAIN = (np.random.default_rng(3 + k).normal(size=(n, 6)).astype(np.float32) for k, n in enumerate((3, 6)))
+
+
+def recurrent(into, again, state, xs):
+    return ops.scan(lambda h, x: (lambda new: (new, new))(ops.tanh(x @ into + h @ again)), state, xs)
+
+
+def contractions(graph):
+    return [[n.op for n in g.nodes].count("contract") for g in (graph, *(s.params["body"] for s in scans(graph)))]
+
+
+def test_the_product_of_a_sequence_with_an_outside_value_is_one_product_before_the_loop():
+    after = rewritten(recurrent, INTO, AGAIN, STATE, BATCH, transform=batch_loops)
+    assert contractions(after) == [1, 1]
+    (product,) = [n for n in after.nodes if n.op == "contract"]
+    assert product.type.shape == (5, 4, 6)
+    assert the_scan(after).inputs[-1] is product
+
+
+def test_a_result_that_is_a_product_with_an_outside_value_is_one_product_after_the_loop():
+    def f(into, out, state, xs):
+        return ops.scan(lambda h, x: (lambda new: (new, out @ new))(ops.tanh(x + h)), state, xs)[1]
+
+    after = rewritten(f, INTO, AGAIN[:, :4], STATE, np.ones((5, 4, 6), np.float32), transform=batch_loops)
+    assert contractions(after) == [1, 0]
+    assert after.outputs[0].op == "contract"
+
+
+def test_a_result_that_the_next_step_waits_for_stays_inside():
+    def f(again, state, xs):
+        def step(h, x):
+            new = h @ again + x
+            return new, h @ again
+
+        return ops.scan(step, state, xs)
+
+    xs = np.ones((5, 4, 6), np.float32)
+    assert contractions(rewritten(f, AGAIN, STATE, xs, transform=simplify)) == [0, 1]
+
+
+def test_a_sum_of_products_over_all_steps_is_one_product():
+    def loss(into, again, state, xs):
+        return ops.sum(recurrent(into, again, state, xs)[1])
+
+    f = bl.grad(loss, argnums=(0, 1, 3))
+    after = rewritten(f, INTO, AGAIN, STATE, BATCH, transform=simplify)
+    # before and after: x W, dW, dU and dx; in the loops: h U and its gradient by h
+    assert contractions(after) == [4, 1, 1]
+    assert all(s.params["carry"] == 1 for s in scans(after))
+
+
+@pytest.mark.parametrize("start", [0.0, 2.5])
+def test_a_sum_starts_where_it_did(start):
+    def f(state, xs):
+        def step(total, x):
+            return total + x.T @ ops.exp(x), ops.sin(x)
+
+        return ops.scan(step, ops.broadcast_to(start, (3, 3)) + 0.0 * state[:3, :3], xs)[0]
+
+    after = rewritten(f, STATE, BATCH, transform=simplify)
+    assert contractions(after)[0] == 1
+
+
+def test_running_sums_stay_step_by_step():
+    def f(xs):
+        def step(total, x):
+            new = total + x.T @ x
+            return new, new
+
+        return ops.scan(step, np.zeros((3, 3), np.float32), xs)[1]
+
+    assert contractions(rewritten(f, BATCH, transform=simplify)) == [0, 1]
+
+
+def test_operands_are_not_kept_where_that_costs_more_than_it_saves():
+    def f(state, xs):
+        def step(carry, x):
+            h, total = carry
+            h = ops.tanh(h + x)
+            return (h, total + ops.contract(h, ops.cos(h), spec="ij,ij->j")), None
+
+        return ops.scan(step, (state, np.zeros(6, np.float32)), xs)[0][1]
+
+    after = rewritten(f, STATE, np.ones((5, 4, 6), np.float32), transform=simplify)
+    assert contractions(after) == [0, 1]
+
+
 def test_a_loop_in_a_loop():
     def f(c, w, xs):
         def step(c, x):
@@ -298,6 +389,7 @@ def test_a_loop_in_a_loop():
 
 def test_nothing_to_do_gives_the_same_object():
     graph = bl.trace(rnn, C0, W, XS)
-    assert simplify_loops(graph) is graph
     plain = bl.trace(ops.exp, XS)
-    assert simplify_loops(plain) is plain
+    for transform in (simplify_loops, batch_loops):
+        assert transform(graph) is graph
+        assert transform(plain) is plain

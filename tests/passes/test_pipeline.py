@@ -25,11 +25,11 @@ from backlit.passes import simplify
 from backlit.passes.canonical import canonicalise
 from backlit.passes.cse import eliminate_common
 from backlit.passes.fold import fold_constants
-from backlit.passes.loops import simplify_loops
+from backlit.passes.loops import batch_loops, simplify_loops
 from backlit.passes.stable import stabilise
 
 DTYPES = st.sampled_from([np.float32, np.float64])
-PASSES = [canonicalise, fold_constants, eliminate_common, simplify_loops, stabilise, simplify]
+PASSES = [canonicalise, fold_constants, eliminate_common, simplify_loops, batch_loops, stabilise, simplify]
 examples = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -88,7 +88,7 @@ def test_gradients_keep_their_values(steps, dtype, seed, second):
         return sum(ops.sum(g * ops.cos(v)) for g, v in zip(gradients, values, strict=True))
 
     f = bl.value_and_grad(along if second else loss, argnums=(0, 1, 2))
-    assert_same_up_to_rounding(bl.trace(f, *arrays), arrays, [simplify_loops, simplify])
+    assert_same_up_to_rounding(bl.trace(f, *arrays), arrays, [simplify_loops, batch_loops, simplify])
 
 
 @examples

@@ -2,22 +2,28 @@
 
     merged     Scans of the same values whose carries go through the same states are one scan with the results of all.
                So a gradient does not run a loop twice: its forward scan is the user's own with further results.
-    pruned     A result that nobody uses is not computed, and neither is what only it needs: carries, sequences, values
-               from outside.
     tidied     A carry that no step changes, and a sequence that is the same at each step, come from outside; what comes
                in twice comes in once; numbers and broadcasts are made inside.
     hoisted    What a step computes from outside values alone is computed once, before the loop.
+    batched    A contraction that no later step waits for is done for all steps at once, before or after the loop: of a
+               sequence with an outside value, of a result with an outside value, and the sum of one over all steps,
+               which is how the gradient of a weight in a loop arises. One large matrix product for many small ones.
+    pruned     A result that nobody uses is not computed, and neither is what only it needs: carries, sequences, values
+               from outside.
 
 The rule that holds here: what is left of the carries goes through the same states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backlit.ir import Graph, Node, reachable, rebuilt, substitute
+from backlit.ops.contraction import LETTERS, contract, parts_of
+from backlit.ops.elementwise import add
 from backlit.ops.movement import broadcast_to, reshape
 from backlit.ops.record import OPS, Value
 from backlit.passes.rewrite import rewrite
@@ -36,6 +42,13 @@ class Loop:
     length: int
     reverse: bool
     name: str
+    after: dict[Node, Node] = field(default_factory=dict)  # a result -> the contraction that is done after the loop
+
+    @property
+    def kept(self) -> tuple[Node, ...]:
+        """Whose values at all steps are needed after the loop."""
+        operands = [i for product in self.after.values() for i in product.inputs if i not in self.outside]
+        return tuple(dict.fromkeys([*(y for y in self.stacked if y not in self.after), *operands]))
 
 
 def _taken_apart(scans: Sequence[Node], values: Sequence[Node], used: dict[Node, set[int]]) -> Loop:
@@ -102,6 +115,12 @@ def _tidied(loop: Loop) -> Loop:
     return _replaced(tidy, {i: node for i, node in new.items() if node is not i})
 
 
+def _is_zero(node: Node) -> bool:
+    while node.op in ("broadcast_to", "reshape"):
+        node = node.inputs[0]
+    return node.op == "constant" and not node.params["value"].any()
+
+
 def _is_rule(node: Node) -> bool:
     """Whether a value is a number, or made of less than itself: cheaper made again at each step than brought in."""
     if node.op == "reshape":
@@ -145,10 +164,55 @@ def _hoisted(loop: Loop) -> Loop:
     return _replaced(wider, dict(zip(chosen, places, strict=True)))
 
 
-def _pruned(loop: Loop) -> Loop:
-    """With the inputs that the results need, directly or by way of the state."""
+def _batched(loop: Loop) -> Loop:
+    """With the contractions done at once that need not be done step by step."""
+    order = reachable([*(state for _, state in loop.carries.values()), *loop.stacked])
+    places: dict[Node, Node] = {}  # a product that can be computed before the loop -> where it comes in
+    sequences = dict(loop.sequences)
+    for node in order:
+        if node.op == "contract" and sorted((i in loop.sequences) - (i in loop.outside) for i in node.inputs) == [
+            -1,
+            1,
+        ]:
+            places[node] = input_node(node.type, node.name or "product")
+            given = {i: Traced(v) for i, v in loop.sequences.items()}
+            sequences[places[node]] = _for_all_steps(node, loop, given, apart=True).node
+    loop = _replaced(replace(loop, sequences=sequences), places)
+
+    order = reachable([*(state for _, state in loop.carries.values()), *loop.stacked])
+    uses = Counter([*(i for n in order for i in n.inputs), *(s for _, s in loop.carries.values()), *loop.stacked])
+    after: dict[Node, Node] = {}
+    for i, (_, state) in loop.carries.items():
+        if state.op == "add" and i in state.inputs and uses[i] == uses[state] == 1:  # a sum over all steps
+            after[i] = next(n for n in state.inputs if n is not i)
+    after |= {y: y for y in loop.stacked if uses[y] == 1}
+    return replace(loop, after={r: n for r, n in after.items() if n.op == "contract" and _pays(loop, r, n)})
+
+
+def _pays(loop: Loop, result: Node, product: Node) -> bool:
+    """Whether keeping the operands of all steps costs no more than a sum that is read and written, or a result."""
+    outside = [i for i in product.inputs if i in loop.outside]
+    extra = sum(i.type.size for i in product.inputs if not (i in outside or i in loop.sequences or i in loop.stacked))
+    return (len(outside) == 1) == (result is product) and extra <= 2 * product.type.size
+
+
+def _for_all_steps(product: Node, loop: Loop, given: Mapping[Node, Value], apart: bool) -> Value:
+    """The contraction for all steps: `apart` along a new first axis, or summed."""
+    left, right, result = parts_of(product.params["spec"])
+    t = next(c for c in LETTERS if c not in product.params["spec"])
+    a, b = product.inputs
+    terms = [term if i in loop.outside else t + term for term, i in ((left, a), (right, b))]
+    values = [Traced(loop.outside[i]) if i in loop.outside else given[i] for i in (a, b)]
+    return contract(*values, spec=f"{terms[0]},{terms[1]}->{t + result if apart else result}")
+
+
+# --- putting it together again ----------------------------------------------------------------------------------------
+
+
+def _needed(loop: Loop, results: Iterable[Node]) -> set[Node]:
+    """The nodes of the body that these results need, directly or by way of the state."""
     needed: set[Node] = set()
-    pending = [*loop.last, *loop.stacked]
+    pending = [*results]
     while pending:
         node = pending.pop()
         if node not in needed:
@@ -156,26 +220,21 @@ def _pruned(loop: Loop) -> Loop:
             pending += node.inputs
             if node in loop.carries:
                 pending.append(loop.carries[node][1])
-    return replace(
-        loop,
-        outside={i: v for i, v in loop.outside.items() if i in needed},
-        carries={i: v for i, v in loop.carries.items() if i in needed},
-        sequences={i: v for i, v in loop.sequences.items() if i in needed},
-    )
-
-
-# --- putting it together again ----------------------------------------------------------------------------------------
+    return needed
 
 
 def _scan(loop: Loop) -> tuple[tuple[Node, ...], dict[str, Any]]:
-    """The inputs and the params of the scan that the loop is."""
-    own = dict.fromkeys(y for y in loop.stacked if _without_loop(loop, y) is None)
-    parts = [*loop.outside.items(), *((i, init) for i, (init, _) in loop.carries.items()), *loop.sequences.items()]
-    states = [state for _, state in loop.carries.values()]
+    """The inputs and the params of the scan that the loop is, without anything that the results do not need."""
+    ys = [y for y in loop.kept if _without_loop(loop, y) is None]
+    needed = _needed(loop, [*(i for i in loop.last if i not in loop.after), *ys])
+    outside = [(i, v) for i, v in loop.outside.items() if i in needed]
+    carries = [(i, init) for i, (init, _) in loop.carries.items() if i in needed]
+    parts = [*outside, *carries, *((i, v) for i, v in loop.sequences.items() if i in needed)]
+    states = [loop.carries[i][1] for i, _ in carries]
     return tuple(value for _, value in parts), {
-        "body": Graph(tuple(i for i, _ in parts), (*states, *own), loop.name),
-        "carry": len(loop.carries),
-        "outside": len(loop.outside),
+        "body": Graph(tuple(i for i, _ in parts), (*states, *ys), loop.name),
+        "carry": len(carries),
+        "outside": len(outside),
         "length": loop.length,
         "reverse": loop.reverse,
     }
@@ -190,21 +249,37 @@ def _without_loop(loop: Loop, y: Node) -> Value | None:
     return None if value is None else broadcast_to(Traced(value), (loop.length, *y.type.shape))
 
 
-def _run(loop: Loop, initial: dict[Node, Node]) -> tuple[dict[Node, Value], dict[Node, Value]]:
-    """The values of the results, `last` and `stacked`; `initial` are those of carries that are none any more."""
+def _run(loop: Loop, initial: Mapping[Node, Node]) -> tuple[dict[Node, Value], dict[Node, Value]]:
+    """The values of the results, `last` and `stacked`; `initial` are those of carries that may be none any more."""
     inputs, params = _scan(loop)
-    found: Any = OPS["scan"](*map(Traced, inputs), **params) if params["body"].outputs else ()
-    values = iter(found if isinstance(found, tuple) else (found,))
-    last = {i: next(values) for i in loop.carries}
-    stacked = {y: next(values) for y in params["body"].outputs[len(loop.carries) :]}
-    for y in loop.stacked:
-        if y not in stacked:
-            stacked[y] = _without_loop(loop, y)
+    body: Graph = params["body"]
+    found: Any = OPS["scan"](*map(Traced, inputs), **params) if body.outputs else ()
+    values = found if isinstance(found, tuple) else (found,)
+    n = params["carry"]
+    stacked = dict(zip(body.outputs[n:], values[n:], strict=True))
+    stacked |= {y: _without_loop(loop, y) for y in loop.kept if y not in stacked}
+    last = dict(zip(body.inputs[params["outside"] :], values[:n], strict=False))
+    for result, product in loop.after.items():
+        if result is product:
+            stacked[result] = _for_all_steps(product, loop, stacked, apart=True)
+        else:
+            total = _for_all_steps(product, loop, stacked, apart=False)
+            last[result] = total if _is_zero(initial[result]) else add(Traced(initial[result]), total)
     return {i: last[i] if i in last else Traced(initial[i]) for i in loop.last}, stacked
 
 
 def simplify_loops(graph: Graph) -> Graph:
     """The graph with its loops merged, tidied, hoisted and pruned. Bodies are left to other passes."""
+    return _rewrite_loops(graph, _way, lambda loop: _hoisted(_tidied(loop)))
+
+
+def batch_loops(graph: Graph) -> Graph:
+    """The graph with contractions of all steps taken out of its loops. Bodies should have no common subexpressions."""
+    return _rewrite_loops(graph, lambda scan: scan, _batched)
+
+
+def _rewrite_loops(graph: Graph, kind: Callable[[Node], Any], transform: Callable[[Loop], Loop]) -> Graph:
+    """The graph with scans of the same kind made one loop, and each loop transformed and pruned."""
     used: dict[Node, set[int]] = {n: {0} if len(n.types) == 1 else set() for n in graph.nodes if n.op == "scan"}
     for node in graph.nodes:
         if node.op == "item" and node.inputs[0] in used:
@@ -213,7 +288,7 @@ def simplify_loops(graph: Graph) -> Graph:
         return graph
     groups: dict[Any, list[Node]] = {}
     for scan in used:
-        groups.setdefault(_way(scan), []).append(scan)
+        groups.setdefault(kind(scan), []).append(scan)
     group_of = {scan: group for group in groups.values() for scan in group}
     done: dict[Node, tuple[Value | None, ...]] = {}
 
@@ -223,20 +298,16 @@ def simplify_loops(graph: Graph) -> Graph:
         if old not in done:
             group = group_of[old]
             whole = _taken_apart(group, node.inputs, used)
-            loop = _pruned(_hoisted(_tidied(whole)))
+            loop = transform(whole)
             inputs, params = _scan(loop)
             if len(group) == 1 and inputs == node.inputs and _same(params["body"], node.params["body"]):
                 return None
             last, stacked = _run(loop, {i: init for i, (init, _) in whole.carries.items()})
-            ys = iter(loop.stacked)
+            states, ys = [*whole.carries], iter(loop.stacked)
             for scan in group:
-                n = scan.params["carry"]
-                states = scan.params["body"].inputs[scan.params["outside"] :]
-                own = group[0].params["body"].inputs[scan.params["outside"] :]
-                assert len(states) == len(own)
                 done[scan] = tuple(
-                    None if i not in used[scan] else last[own[i]] if i < n else stacked[next(ys)]
-                    for i in range(len(scan.types))
+                    None if k not in used[scan] else last[states[k]] if k < len(states) else stacked[next(ys)]
+                    for k in range(len(scan.types))
                 )
         return done[old]
 

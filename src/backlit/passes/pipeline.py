@@ -1,8 +1,9 @@
 """The passes in their order: what an executor does to a graph before it compiles it.
 
-Loops come first, since what a loop no longer needs need not be simplified; their bodies are graphs like any other. Then
-local rewrites are made in one sweep: each node is brought to its normal form, stabilised, folded and looked up among
-the nodes before it, so that the next node sees the result of all four. All of it is repeated until nothing changes.
+Loops come first: two that are the same are easily found before their bodies are simplified, each for itself, as graphs
+like any other. Then local rewrites are made in one sweep: each node is brought to its normal form, stabilised, folded
+and looked up among the nodes before it, so that the next node sees the result of all four. All of it is repeated until
+nothing changes.
 
 What comes out is for running: gradients are taken, and explanations made, of the graph that went in.
 """
@@ -13,7 +14,7 @@ from backlit.ir import Graph
 from backlit.passes import canonical, stable
 from backlit.passes.cse import sharing
 from backlit.passes.fold import folding
-from backlit.passes.loops import simplify_loops
+from backlit.passes.loops import batch_loops, simplify_loops
 from backlit.passes.rewrite import in_bodies, in_turn, rewrite
 
 ROUNDS = 8
@@ -24,7 +25,7 @@ def simplify(graph: Graph) -> Graph:
     for _ in range(ROUNDS):
         before = graph
         graph = simplify_loops(graph)
-        graph = in_bodies(graph, simplify)
+        graph = batch_loops(in_bodies(graph, simplify))
         graph = rewrite(graph, in_turn(canonical.rule, stable.rule, folding(), sharing()))
         if graph is before:
             break
