@@ -136,21 +136,23 @@ def _origin_of_loss(cast: Node) -> Node:
 
 def refuse_lost(found: Reverse, wrt: Sequence[Node], outputs: Sequence[Node]) -> None:
     """Raise GradientError if `wrt` reaches the outputs, yet no gradient came back because an op without one lost it."""
+    lost: dict[Node, Node] = {cast: cast for cast in found.blocked}  # node -> a conversion that it reaches
+    for node in reversed(reachable(outputs)) if lost else ():
+        if node in lost and node.op != "stop_gradient":
+            for i in node.inputs:
+                lost.setdefault(i, lost[node])
     for leaf, gradient in zip(wrt, found.gradients, strict=True):
-        if gradient is not None:
-            continue
-        for cast in found.blocked:
-            if leaf in set(reachable([cast])):
-                culprit = _origin_of_loss(cast)
-                raise GradientError(
-                    f"no gradient reaches {leaf.name}: its only way to the result is through {culprit.op}, "
-                    "which has no gradient",
-                    op=culprit.op,
-                    inputs=[i.type for i in culprit.inputs],
-                    site=culprit.site,
-                    fix="use a smooth function in its place (softmax for argmax, sigmoid for a comparison), or "
-                    "ops.stop_gradient to say that no gradient is wanted",
-                )
+        if gradient is None and leaf in lost:
+            culprit = _origin_of_loss(lost[leaf])
+            raise GradientError(
+                f"no gradient reaches {leaf.name}: its only way to the result is through {culprit.op}, "
+                "which has no gradient",
+                op=culprit.op,
+                inputs=[i.type for i in culprit.inputs],
+                site=culprit.site,
+                fix="use a smooth function in its place (softmax for argmax, sigmoid for a comparison), or "
+                "ops.stop_gradient to say that no gradient is wanted",
+            )
 
 
 def zeros_if_none(value: Value | None, like: Node) -> Traced:

@@ -15,7 +15,7 @@ Everything is iterative: a chain of 100,000 nodes is as good as one of ten.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from types import MappingProxyType
@@ -156,14 +156,20 @@ def reachable(outputs: Iterable[Node]) -> list[Node]:
 
 def substitute(outputs: Sequence[Node], replacements: Mapping[Node, Node]) -> list[Node]:
     """The outputs with some nodes replaced by others of the same types. Only what depends on them is rebuilt."""
-    new: dict[Node, Node] = dict(replacements)
-    for node in reachable(outputs):
-        if node in new:
+    copies: dict[Node, Node] = {}
+
+    def new(node: Node) -> Node:
+        return replacements.get(node) or copies.get(node, node)
+
+    for node in sorted(reachable(outputs), key=lambda n: n.serial):  # a node comes after its origin
+        if node in replacements:
             continue
-        inputs = [new.get(i, i) for i in node.inputs]
-        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
-            new[node] = rebuilt(node, inputs)
-    return [new.get(o, o) for o in outputs]
+        inputs = tuple(map(new, node.inputs))
+        origin = node.origin and copies.get(node.origin, node.origin)
+        if inputs != node.inputs or origin is not node.origin:
+            copy = rebuilt(node, inputs)
+            copies[node] = copy if origin is node.origin else replace(copy, origin=origin)
+    return list(map(new, outputs))
 
 
 @dataclass(frozen=True, eq=False)
