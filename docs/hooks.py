@@ -13,8 +13,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from backlit import optim
+from backlit import nn, optim
 from backlit.ir import Type
+from backlit.nn.activations import ACTIVATIONS
+from backlit.nn.losses import LOSSES
+from backlit.nn.metrics import METRICS, WholeMetric
 from backlit.ops.record import OPS
 from backlit.settings import Settings, kinds
 
@@ -96,7 +99,77 @@ def rate_table() -> str:
     return "\n".join(rows)
 
 
+def first_paragraph(documented: object) -> str:
+    """The first paragraph of a docstring, fit for a table's cell."""
+    return " ".join(inspect.getdoc(documented).split("\n\n")[0].split()).replace("|", r"\|").replace("*", r"\*")
+
+
+def layers_by_module() -> list[type[nn.Layer]]:
+    own = [kind for kind in kinds(nn.Layer).values() if kind.__module__.startswith("backlit.nn.")]
+    return sorted(own, key=lambda kind: kind.__module__)
+
+
+def layer_table() -> str:
+    """The layers by module: settings, and the docstring without its indented formulas."""
+    rows = ["| layer | settings | what it does |", "| --- | --- | --- |"]
+    for kind in layers_by_module():
+        settings = settings_of(kind, nn.Layer).replace(", ", "<br>") or "none"
+        parts = [part for part in inspect.getdoc(kind).split("\n\n") if not part.startswith(" ")]
+        text = "<br>".join(" ".join(part.split()).replace("|", r"\|").replace("*", r"\*") for part in parts)
+        rows.append(f"| {code(f'nn.{kind.__name__}')} | {settings} | {text} |")
+    return "\n".join(rows)
+
+
+def layer_formulas() -> str:
+    """The indented formulas of the layers that have some."""
+    found = [(kind, re.findall(r"^    .*", inspect.getdoc(kind), flags=re.MULTILINE)) for kind in layers_by_module()]
+    return "\n\n".join(
+        "\n".join(["```text", f"{kind.__name__}: {inspect.getdoc(kind).splitlines()[0]}", *formulas, "```"])
+        for kind, formulas in found
+        if formulas
+    )
+
+
+def activation_table() -> str:
+    """The activations by name."""
+    rows = ["| name | formula |", "| --- | --- |"]
+    return "\n".join([*rows, *(f"| {code(repr(n))} | {first_paragraph(f)} |" for n, f in ACTIVATIONS.items())])
+
+
+def loss_table() -> str:
+    """The losses by name: settings and formula."""
+    rows = ["| name | class | settings | of one example |", "| --- | --- | --- | --- |"]
+    for name, loss in LOSSES.items():
+        kind = type(loss)
+        settings = settings_of(kind, nn.losses.MeanSquaredError).replace(", ", "<br>")
+        rows.append(f"| {code(repr(name))} | {code(kind.__name__)} | {settings} | {first_paragraph(kind)} |")
+    return "\n".join(rows)
+
+
+def metric_table() -> str:
+    """The metrics by name: settings, meaning, and when they are computed."""
+    rows = ["| name | class | settings | meaning | computed |", "| --- | --- | --- | --- | --- |"]
+    for name, metric in METRICS.items():
+        kind = type(metric)
+        when = "of all predictions" if isinstance(metric, WholeMetric) else "in the step"
+        settings = settings_of(kind, nn.metrics.R2).replace(", ", "<br>")
+        rows.append(f"| {code(repr(name))} | {code(kind.__name__)} | {settings} | {first_paragraph(kind)} | {when} |")
+    return "\n".join(rows)
+
+
+def summary() -> str:
+    """The summary of the network on the page about layers."""
+    layers = [nn.Conv2d(16, 3, padding="same"), nn.BatchNorm(), nn.Activation("relu"), nn.MaxPool(2), nn.Flatten()]
+    return nn.Network([*layers, nn.Dropout(0.2), nn.Dense(10)], (8, 8, 1)).summary().text(80).strip("\n")
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "layers": layer_table,
+    "layer_formulas": layer_formulas,
+    "activations": activation_table,
+    "losses": loss_table,
+    "metrics": metric_table,
+    "summary": summary,
     "optimisers": optimiser_table,
     "formulas": formula_sections,
     "schedules": schedule_table,

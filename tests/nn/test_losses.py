@@ -215,6 +215,8 @@ def test_any_function_is_a_loss():
     assert revived(json.loads(json.dumps(loss.config()))) == loss
     with pytest.raises(SettingError, match="quartic takes no sample weights"):
         loss(np.ones(3), np.ones(3), np.ones(3))
+    weighted = losses.get(lambda p, t, w=1.0: ops.mean(w * (p - t)))
+    assert float(weighted(np.ones(3), np.zeros(3), np.array([3.0, 0, 0]))) == 1
     with pytest.raises(ShapeError, match=r"<lambda> gives f64\[3\], not one"):
         losses.get(lambda p, t: p - t)(np.ones(3), np.ones(3))
 

@@ -13,6 +13,7 @@ any last layer.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -253,20 +254,33 @@ def _function(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Custom(Loss):
-    """Any function of (predicted, target) that gives one number, as a loss. It takes no sample weights."""
+    """Any function of (predicted, target) that gives one number, as a loss.
+
+    It may take a third argument, the sample weights; otherwise there can be none.
+    """
 
     function: Callable[[Value, Value], Value] = setting(_function)
     label = "custom"
 
     def __call__(self, predicted: Value, target: Value, sample_weight: Value = None) -> Value:
         name = getattr(self.function, "__name__", "the function")
-        if sample_weight is not None:
-            raise SettingError(f"{name} takes no sample weights", fix="make it a subclass of losses.Loss")
-        loss = self.function(predicted, target)
+        if sample_weight is None:
+            loss = self.function(predicted, target)
+        elif self._takes_weights():
+            loss = self.function(predicted, target, sample_weight)
+        else:
+            raise SettingError(f"{name} takes no sample weights", fix="give it a third argument, sample_weight")
         t = type_of(loss)
         if t.shape or t.dtype.kind != "f":
             raise ShapeError(f"the loss {name} gives {t}, not one floating-point number", fix="reduce it with ops.mean")
         return loss
+
+    def _takes_weights(self) -> bool:
+        try:
+            inspect.signature(self.function).bind(None, None, None)
+        except (TypeError, ValueError):
+            return False
+        return True
 
     def each(self, predicted: Value, target: Value) -> tuple[Value, Value]:
         raise SettingError("a function gives no loss for each example", fix="make it a subclass of losses.Loss")
