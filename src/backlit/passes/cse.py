@@ -25,7 +25,8 @@ def sharing() -> Rule:
         inputs = [i.serial for i in node.inputs]
         if node.op in _COMMUTE:
             inputs.sort()
-        first = seen.setdefault((node.op, *inputs, freeze(node.params), node.types), node)
+        params = freeze(node.params) if node.params else ()
+        first = seen.setdefault((node.op, *inputs, params, node.types), node)
         return None if first is node else Traced(first)
 
     return rule

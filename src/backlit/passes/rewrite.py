@@ -111,7 +111,7 @@ def in_bodies(graph: Graph, transform: Pass) -> Graph:
             done[id(body)] = transform(body)
         return None if node.params["body"] is done[id(body)] else Traced(with_params(node, body=done[id(body)]))
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule) if any(n.op == "scan" for n in graph.nodes) else graph
 
 
 def with_params(node: Node, **params: Any) -> Node:
