@@ -1,4 +1,5 @@
-"""Reading printed equations back: a small evaluator of the plain-text notation, written apart from the code that prints.
+"""Reading printed equations back: a small evaluator of the plain-text notation, written apart from the code that
+prints.
 
 A line is true when the numbers printed in it, put together as it says, give its value at the last printed digit.
 """

@@ -1,7 +1,7 @@
 """The same derivative by finite differences: a check that knows nothing of the chain rule.
 
-(L(w + h) - L(w - h)) / 2h differs from dL/dw by h^2 L'''/6 and by the rounding of the two losses over 2h. Both runs are in
-float64, whatever the dtype of the graph.
+(L(w + h) - L(w - h)) / 2h differs from dL/dw by h^2 L'''/6 and by the rounding of the two losses over 2h. Both runs
+are in float64, whatever the dtype of the graph.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from backlit.ops.interpret import interpreter
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def step_of(value: float) -> float:
+    """How far a number is moved."""
+    return 1e-5 * max(1.0, abs(float(value)))
+
+
 def differences(
     graph: Graph, arrays: Sequence[Array], leaf: Node, element: Element, loss: Symbol, by: Symbol
 ) -> tuple[Expression, float]:
@@ -26,8 +31,8 @@ def differences(
     exact = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
     i = graph.inputs.index(leaf)
     here = float(exact[i][element])
-    h = 1e-5 * max(1.0, abs(here))
-    run = interpreter(Graph(graph.inputs, graph.outputs[:1]))
+    h = step_of(here)
+    run = interpreter(graph)
 
     def at(sign: float, text: str) -> Operand:
         moved = exact[i].copy()

@@ -1,9 +1,10 @@
 """Closed forms of composites: softmax, log-sum-exp and what follows from them, as textbooks write them.
 
-A composite is run as several ops (softmax takes the largest element out, exponentiates, sums and divides), and read op by
-op it takes a page. Here it is read as one: p_i = e^(x_i) / sum_j e^(x_j), with the Jacobian p_i (delta_ij - p_j), and
-with cross-entropy after it p - y. The numbers are still those of the run: the closed form says how the gradient that the
-run produced follows from other numbers that the run produced, and a line whose two sides differed would not print.
+A composite is run as several ops (softmax takes the largest element out, exponentiates, sums and divides), and read
+op by op it takes a page. Here it is read as one: p_i = e^(x_i) / sum_j e^(x_j), with the Jacobian p_i (delta_ij -
+p_j), and with cross-entropy after it p - y. The numbers are still those of the run: the closed form says how the
+gradient that the run produced follows from other numbers that the run produced, and a line whose two sides differed
+would not print.
 
 `unfolded=True` in `bl.explain` reads op by op.
 """

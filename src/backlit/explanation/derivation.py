@@ -10,15 +10,15 @@ from typing import Any
 from backlit.errors import Error
 from backlit.explanation.maker import Options
 from backlit.explanation.notation import plain
-from backlit.explanation.steps import Step, Symbol
+from backlit.explanation.steps import Element, Step, Symbol
 
 
 @dataclass(frozen=True)
 class Derivation:
     """The derivation of d(loss)/d(wrt), for one element `wrt` (for all elements, in the matrix view).
 
-    Printing it shows it in the terminal; `markdown()`, `latex()`, `html()` and `json()` give it as text, `save(path)` writes
-    the form that the file's ending names. `expand(n)` is the same derivation with every term of equation n.
+    Printing it shows it in the terminal; `markdown()`, `latex()`, `html()` and `json()` give it as text, `save(path)`
+    writes the form that the file's ending names. `expand(n)` is the same derivation with every term of equation n.
 
     steps      the equations, numbered from 1
     loss, wrt  the symbols of the result and of the element
@@ -26,6 +26,8 @@ class Derivation:
     value      the gradient, from the run
     layers     the number of each layer -> its name
     quantities the arrays that the equations are about: key -> what, where in the graph, shape, the line of code
+    lit        (quantity, element) of the forward values through which the element reaches the loss
+    unfold     the number of an equation that is folded -> the same with (nearly) all its terms
     """
 
     steps: tuple[Step, ...]
@@ -36,6 +38,8 @@ class Derivation:
     layers: Mapping[str, str]
     quantities: Mapping[str, Mapping[str, Any]]
     options: Options
+    lit: frozenset[tuple[str, Element]]
+    unfold: Callable[[int], Step | None] = field(repr=False, compare=False)
     again: Callable[[Options], Derivation] = field(repr=False, compare=False)
 
     @property

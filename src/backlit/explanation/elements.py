@@ -1,9 +1,9 @@
 """Which elements enter an element: the graph read one number at a time.
 
-For one element of one node, `Reader.at` gives the formula by which it comes from the elements of other nodes: the terms of
-a sum along the summed axes, the products of a contraction, the place that a movement took the element from. It stops at
-quantities (the nodes that have a name in the derivation) and reads through everything between them. The same reading
-serves the forward graph, its gradient and an optimiser's step, because all three are ordinary nodes.
+For one element of one node, `Reader.at` gives the formula by which it comes from the elements of other nodes: the
+terms of a sum along the summed axes, the products of a contraction, the place that a movement took the element from.
+It stops at quantities (the nodes that have a name in the derivation) and reads through everything between them. The
+same reading serves the forward graph, its gradient and an optimiser's step, because all three are ordinary nodes.
 
 One rule an op, in `RULES`; elementwise ops share one. Sums of many terms are folded here: the largest stay, the rest
 becomes one number. So a sum of a thousand products costs a handful of objects.
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from backlit.errors import UnsupportedError
-from backlit.explanation.expressions import ONE, ZERO, apply, bracket, extreme, product, total
+from backlit.explanation.expressions import ONE, ZERO, apply, bracket, extreme, opposite, product, total
 from backlit.explanation.steps import Apply, Element, Expression, Number, Rest
 from backlit.ir import Node
 from backlit.ops.contraction import parts_of
@@ -73,9 +74,9 @@ class Reader:
     def fold(self, op: str, values: Array, make: Callable[[int], Expression], keep: Array | None = None) -> Expression:
         """The "sum", "max" or "min" of many terms: the largest few written out, the rest as one number."""
         many = values.size
-        combine: Any = total if op == "sum" else lambda terms, rest=None: extreme(op, terms, rest)
+        combine: Callable[..., Expression] = total if op == "sum" else partial(extreme, op)
         if many <= self.terms + 1:
-            return combine([make(k) for k in range(many)])  # type: ignore[no-any-return]
+            return combine([make(k) for k in range(many)])
         numbers = values.astype(np.float64).ravel()
         size = np.abs(numbers) if op == "sum" else numbers if op == "max" else -numbers
         order = np.argsort(-np.where(np.isnan(size), np.inf, size), kind="stable")
@@ -83,11 +84,11 @@ class Reader:
         if keep is not None:
             shown |= set(np.flatnonzero(keep.ravel())[: self.terms].tolist())
         if len(shown) >= many - 1:
-            return combine([make(k) for k in range(many)])  # type: ignore[no-any-return]
+            return combine([make(k) for k in range(many)])
         hidden = np.delete(numbers, sorted(shown))
-        come_to = {"sum": np.sum, "max": np.max, "min": np.min}[op](hidden)
+        come_to = hidden.sum() if op == "sum" else hidden.max() if op == "max" else hidden.min()
         what = "terms" if op == "sum" else "elements"
-        return combine([make(k) for k in sorted(shown)], Rest(hidden.size, float(come_to), what))  # type: ignore[no-any-return]
+        return combine([make(k) for k in sorted(shown)], Rest(hidden.size, float(come_to), what))
 
     def marks(self, node: Node) -> Array | None:
         """Which elements of a node are, or come by movement and arithmetic alone from, marked elements."""
@@ -234,7 +235,7 @@ def _scatter_add(r: Reader, node: Node, element: Element) -> Expression:
 
 
 def _along(node: Node, element: Element) -> tuple[tuple[int, ...], Callable[[tuple[int, ...]], Element], Any]:
-    """For a reduction: the sizes of the reduced axes, where a place along them is in x, and the index of all of them."""
+    """For a reduction: the sizes of the reduced axes, where a place along them lies in x, and the index of all."""
     x, axes, kept = node.inputs[0], node.params["axis"], iter(element)
     if node.params["keepdims"]:
         kept = iter([i for a, i in enumerate(element) if a not in axes])
@@ -255,7 +256,7 @@ def _reduction(op: str) -> Callable[[Reader, Node, Element], Expression]:
         return r.fold(
             op,
             np.asarray(values),
-            lambda k: r.at(x, source(np.unravel_index(k, sizes))),  # type: ignore[arg-type]
+            lambda k: r.at(x, source(tuple(map(int, np.unravel_index(k, sizes))))),
             marks[index] if marks is not None else None,
         )
 
@@ -264,7 +265,8 @@ def _reduction(op: str) -> Callable[[Reader, Node, Element], Expression]:
 
 def _cumulative(r: Reader, node: Node, element: Element) -> Expression:
     x, a = node.inputs[0], node.params["axis"]
-    values = r.values[x][(*element[:a], slice(0, element[a] + 1), *element[a + 1 :])]
+    index: tuple[Any, ...] = (*element[:a], slice(0, element[a] + 1), *element[a + 1 :])
+    values = r.values[x][index]
     return r.fold("sum", values, lambda k: r.at(x, (*element[:a], k, *element[a + 1 :])))
 
 
@@ -313,7 +315,7 @@ def _where(r: Reader, node: Node, element: Element) -> Expression:
     if _zero(r, b, places[2]):
         return _guarded(r.at(a, places[1]), test, r.value(a, places[1]))
     if _zero(r, a, places[1]):
-        return _guarded(r.at(b, places[2]), bracket(test, False).args[0], r.value(b, places[2]))  # type: ignore[union-attr]
+        return _guarded(r.at(b, places[2]), opposite(test), r.value(b, places[2]))
     return Apply("where", (test, r.at(a, places[1]), r.at(b, places[2])))
 
 

@@ -1,8 +1,8 @@
-"""The run that a derivation is read from: the forward graph and its reverse-mode graph, executed together, every value kept.
+"""The run that a derivation is read from: the forward graph and its gradient, executed together, every value kept.
 
-Loops are written out first: each step of a `scan` becomes nodes of its own, so that a gradient through time is a sum with
-one term a step. That is a rewriting of the same graph (the same ops in the same order on the same numbers), and the
-gradient is checked against that of the graph as it was.
+Loops are written out first: each step of a `scan` becomes nodes of its own, so that a gradient through time is a sum
+with one term a step. That is a rewriting of the same graph (the same ops in the same order on the same numbers), and
+the gradient is checked against that of the graph as it was.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from backlit.autodiff import reverse
-from backlit.explanation import composites
+from backlit.explanation.composites import Closed, Composite, closed_forms
+from backlit.explanation.composites import found as find
 from backlit.ir import Graph, Node, Type, make_node, reachable, rebuilt
+from backlit.ops.elementwise import exp
 from backlit.ops.interpret import interpreter
 from backlit.ops.movement import _slice, reshape, stack
-from backlit.ops.elementwise import exp
 from backlit.ops.record import Value, constant_like
 from backlit.tracing import Traced, lift
 
@@ -75,7 +76,7 @@ def _steps(scan: Node, inputs: Sequence[Node], names: dict[Node, str], times: di
         for old, copy in copies.items():
             if copy in own.values():
                 continue
-            times[copy] = t if old not in inner.times else inner.times[old]
+            times[copy] = inner.times.get(old, t)
             if old in inner.names:
                 names[copy] = inner.names[old]
         found = [copies[o] for o in body.outputs]
@@ -130,8 +131,8 @@ class Execution:
     values: dict[Node, Array]
     names: dict[Node, str]
     times: dict[Node, int]
-    composites: list[composites.Composite]
-    closed: dict[Node, composites.Closed]
+    composites: list[Composite]
+    closed: dict[Node, Closed]
     probabilities: dict[Node, Node]
 
     @cached_property
@@ -149,7 +150,8 @@ def execute(
 ) -> Execution:
     """Run a graph and its gradient with respect to some of its inputs, keeping every value.
 
-    `more` may add to the graph: called with the gradients (one for each of `wrt`), it gives further outputs (an update).
+    `more` may add to the graph: called with the gradients (one for each of `wrt`), it gives further outputs (an
+    update).
     """
     flat = unrolled(graph)
     loss = flat.graph.outputs[0]
@@ -159,14 +161,14 @@ def execute(
     further = [lift(v).node for v in more(found.gradients)]
     used = set(reachable([loss, *gradients.values()]))
     arriving = {n: g for n, g in arriving.items() if g in used}
-    calls = composites.found([n for n in flat.graph.nodes if n in used]) if folded else []
+    calls = find([n for n in flat.graph.nodes if n in used]) if folded else []
     probabilities = {c.y: exp(Traced(c.y)).node for c in calls if c.kind == "log_softmax" and c.y in arriving}
     names = flat.names | _names(further, flat)
     further += probabilities.values()
     whole = Graph(flat.graph.inputs, (loss, *gradients.values(), *arriving.values(), *further), graph.name)
     nodes = [n for n in whole.nodes if len(n.types) == 1]
     values = dict(zip(nodes, interpreter(Graph(whole.inputs, tuple(nodes)))(arrays), strict=True))
-    closed = composites.closed_forms(calls, values, arriving, probabilities)
+    closed = closed_forms(calls, values, arriving, probabilities)
     return Execution(whole, loss, gradients, arriving, values, names, flat.times, calls, closed, probabilities)
 
 

@@ -11,15 +11,16 @@ import numpy as np
 
 from backlit.autodiff import gradient_graph
 from backlit.errors import GradientError, IndexingError, ShapeError
-from backlit.explanation import checks, updates
+from backlit.explanation import checks, networks, updates
 from backlit.explanation.derivation import Derivation
 from backlit.explanation.execution import Execution, execute
 from backlit.explanation.expressions import product, substituted, total
 from backlit.explanation.maker import Draft, Maker, Options, numbered
+from backlit.explanation.numbers import fitted
 from backlit.explanation.paths import END, Path, web
 from backlit.explanation.quantities import Quantities, Quantity, chosen
-from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Rest, Symbol, operands
-from backlit.ir import Node
+from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Rest, Step, Symbol, operands
+from backlit.ir import Graph, Node
 from backlit.pytree import as_array
 from backlit.tracing import refuse_leaks, trace_function
 
@@ -43,9 +44,13 @@ class Problem:
 
 
 def explain(
-    function: Callable[..., Any],
+    function: Any,
     *arguments: Any,
     wrt: str,
+    loss: Any = None,
+    training: bool = False,
+    key: Any = None,
+    mask: Any = None,
     view: str = "deltas",
     terms: int = 6,
     depth: int = 1,
@@ -58,8 +63,14 @@ def explain(
 ) -> Derivation:
     """The chain rule for one element `wrt`, in symbols and in numbers, from the graph that runs for these arguments.
 
-    function   gives one floating-point number when called with the arguments
+        bl.explain(f, *arguments, wrt="w5")
+        bl.explain(net, x, y, loss="half_mse", wrt="dense_1.weight[0, 1]")
+
+    function   gives one floating-point number when called with the arguments; or a network, and the arguments are one
+               example or a batch x and its targets y
     wrt        an element of an argument by its path: "w5", "p.w1[0, 1]", or any unmistakable end of it: "w1[0, 1]"
+    loss       for a network: its loss (a name, a loss, or a function of predictions and targets)
+    training, key, mask   for a network: whether it trains, the key for what is random, the padding mask
     view       "deltas": layer by layer from the loss (the textbook form); "paths": every path; "matrix": whole arrays
     terms      how many terms of a long sum are written out; the rest becomes one number
     depth      how many folded sums deep everything shown is followed; below that the largest term only
@@ -77,6 +88,10 @@ def explain(
             raise ShapeError(f"{name}={value!r} is not a whole number from {least} on")
     if view not in VIEWS:
         raise GradientError(f"there is no view {view!r}", fix=f"use one of {', '.join(VIEWS)}")
+    if not callable(function) or hasattr(function, "forward"):
+        function, arguments = networks.function_of(function, arguments, loss, training, key, mask)
+    elif loss is not None:
+        raise GradientError("loss= is for networks", fix="let the function give the loss itself")
     problem = Problem(function, arguments, wrt, verify, lr, optimizer, state, unfolded)
     return derive(problem, Options(view, terms, depth, digits))
 
@@ -98,11 +113,12 @@ def derive(problem: Problem, options: Options) -> Derivation:
         drafts, maker = derived(run, quantities, leaf, element, options)
     else:
         maker = Maker(run, quantities, options)
+        assert element is not None
         drafts = _drafts(maker, leaf, element)
     if plan.new is not None and element is not None:
         drafts += updates.drafts(maker, plan, leaf, element)
     if problem.verify and element is not None:
-        drafts += _checked(maker, plan.graph, [*arrays, *plan.arrays], leaf, element)
+        drafts += _checked(maker, [*arrays, *plan.arrays], leaf, element)
     drafts.sort(key=lambda d: d.kind != "given")  # stable: all that is given comes first
     steps = numbered(drafts, maker)
     value = _gradient(run, leaf)[element] if element is not None else _gradient(run, leaf)
@@ -116,6 +132,8 @@ def derive(problem: Problem, options: Options) -> Derivation:
         quantities.layers,
         _described(run, quantities, steps),
         options,
+        _lit(quantities, maker, drafts, leaf, element),
+        lambda number: _unfolded(maker, drafts, steps, number),
         lambda changed: derive(problem, changed),
     )
 
@@ -189,7 +207,7 @@ def _drafts(maker: Maker, leaf: Node, element: Element) -> list[Draft]:
 
 
 def _paths(maker: Maker, target: Quantity, element: Element, most: int, required: bool) -> list[Draft]:
-    """The product along each path, and their sum. In the paths view the local derivatives get equations of their own."""
+    """The product along each path, and their sum; where they are `required`, with the local derivatives before."""
     q = maker.quantities
 
     def whole(place: tuple[str, Element]) -> Expression | None:
@@ -297,13 +315,14 @@ def _route(maker: Maker, target: Quantity, element: Element, path: Path) -> str:
     return "Along " + " → ".join(names) + "."
 
 
-def _checked(maker: Maker, graph: Any, arrays: Sequence[Any], leaf: Node, element: Element) -> list[Draft]:
+def _checked(maker: Maker, arrays: Sequence[Any], leaf: Node, element: Element) -> list[Draft]:
     """The finite differences and how far they are from the gradient."""
     q = maker.quantities
     loss, by = q.of[maker.run.loss].symbol, q.of[leaf].symbol.at(element)
+    graph = Graph(maker.run.graph.inputs, (maker.run.loss,))
     expression, value = checks.differences(graph, arrays, leaf, element, loss, by)
     found = _gradient(maker.run, leaf)[element].item()
-    step = expression.args[1].value / 2  # type: ignore[union-attr]
+    step = checks.step_of(arrays[graph.inputs.index(leaf)][element])
     from backlit.explanation.notation import plain
 
     quotient = Quantity("differences", "check", Symbol("difference quotient"), leaf)
@@ -328,6 +347,48 @@ def _checked(maker: Maker, graph: Any, arrays: Sequence[Any], leaf: Node, elemen
     note = "The two agree." if agree else "The two differ: the loss may have a kink near here, or be very steep."
     second = Draft(Quantity("difference", "check", Symbol(word), leaf), element, expression, far, "check", None, note)
     return [first, second]
+
+
+def _lit(
+    quantities: Quantities, maker: Maker, drafts: Sequence[Draft], leaf: Node, element: Element | None
+) -> frozenset[tuple[str, Element]]:
+    """The forward values through which the element reaches the loss.
+
+    Those whose gradient was taken, and those that a closed form passes over (the log of a softmax).
+    """
+    loss: tuple[str, Element] = (quantities.of[maker.run.loss].key, ())
+    taken: set[tuple[str, Element]] = {loss}
+    for node, marks in maker.marked.items():
+        taken |= {(quantities.of[node].key, tuple(map(int, place))) for place in np.argwhere(marks)}
+    if element is not None:
+        taken.add((quantities.of[leaf].key, element))
+    passed = {quantities.of[node].key for node in maker.marked}
+    forward = [d for d in drafts if d.kind in ("forward", "loss")]  # each after what it uses
+    after = set(taken) - {loss}
+    for d in forward:
+        if any((o.quantity, o.element) in after for o in operands(d.expression)):
+            after.add(d.place)
+    before: set[tuple[str, Element]] = {loss}
+    for d in reversed(forward):
+        if d.place in before:
+            before |= {(o.quantity, o.element) for o in operands(d.expression)}
+    return frozenset(taken | {place for place in after & before if place[0] not in passed})
+
+
+_WHOLE = 200  # terms of an unfolded equation
+
+
+def _unfolded(maker: Maker, drafts: Sequence[Draft], steps: Sequence[Step], number: int) -> Step | None:
+    """A folded equation with nearly all its terms; None where nothing is folded."""
+    draft, step = drafts[number - 1], steps[number - 1]
+    if not step.folded or draft.quantity.key not in maker.quantities.by_key:
+        return None
+    wide = replace(maker, options=replace(maker.options, terms=_WHOLE))
+    e = wide.expression(draft.quantity, draft.element)
+    if e is None:
+        return None
+    e, text = fitted(e, draft.value, maker.options.digits)
+    return replace(step, expression=e, text=text)
 
 
 def _described(run: Execution, quantities: Quantities, steps: Sequence[Any]) -> dict[str, dict[str, Any]]:

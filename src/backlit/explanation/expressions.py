@@ -1,7 +1,7 @@
 """Making, evaluating and taking apart expressions. All here is ordinary school algebra on small trees.
 
-The constructors drop what says nothing (times 1, plus 0, a number negated twice) and keep sums and products flat, so that
-the formula that autodiff wrote by rote reads as a person would write it. They never change a value.
+The constructors drop what says nothing (times 1, plus 0, a number negated twice) and keep sums and products flat, so
+that the formula that autodiff wrote by rote reads as a person would write it. They never change a value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ ZERO, ONE = Number(0.0), Number(1.0)
 
 def is_number(e: Expression, value: float) -> bool:
     """Whether the expression is this very number."""
-    return isinstance(e, Number) and not isinstance(e.value, bool) and e.value == value
+    return (
+        isinstance(e, Number)
+        and isinstance(e.value, float | int)
+        and not isinstance(e.value, bool)
+        and e.value == value
+    )
 
 
 def total(terms: Sequence[Expression], rest: Rest | None = None) -> Expression:
@@ -166,15 +171,28 @@ def combine(op: str, values: Sequence[Any], rest: Any = None, params: dict[str, 
             everything = [*values] if rest is None else [*values, rest]
             return (np.maximum if op == "max" else np.minimum).reduce(everything)
         case "bracket":
-            return float(values[0])
-        case "where":
-            return values[1] if values[0] else values[2]
-        case "divide":
-            with np.errstate(all="ignore"):
-                return float(np.divide(values[0], values[1]))
+            return np.asarray(values[0], np.float64) if np.ndim(values[0]) else float(values[0])
     with np.errstate(all="ignore"):
-        arrays = [np.asarray(float(v) if isinstance(v, float) else v) for v in values]
-        return OPS[op].numpy(*arrays, **(params or {})).item()
+        rule = WHOLE.get(op) or OPS[op].numpy
+        found = np.asarray(rule(*(np.asarray(v) for v in values), **(params or {})))
+    return found if found.ndim else found.item()
+
+
+def _softmax(x: Any) -> Any:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+WHOLE: dict[str, Callable[..., Any]] = {
+    "matmul": lambda a, b: a @ b,
+    "transpose": lambda a: a.T,
+    "hadamard": lambda *factors: math.prod(factors, start=np.float64(1.0)),
+    "sum_of": lambda a, axis: a.sum(axis),
+    "row_sums": lambda a: a.sum(-1, keepdims=True),
+    "softmax": _softmax,
+    "log_softmax": lambda x: np.log(_softmax(x)),
+}
+"""What operations on whole arrays give, beside the ops' own semantics."""
 
 
 def own_value(e: Expression | Rest) -> Any:
@@ -201,7 +219,8 @@ def same(a: float, b: float, relative: float) -> bool:
 def linear_parts(
     e: Expression, wanted: Callable[[Operand], bool]
 ) -> tuple[list[tuple[Operand, Expression]], Expression]:
-    """An expression that is linear in the wanted operands, as (operand, factor) pairs, each operand once, and what is left.
+    """An expression that is linear in the wanted operands, as (operand, factor) pairs, each operand once, and what is
+    left.
 
     The sum of operand times factor, plus what is left, is the expression.
     """
@@ -246,6 +265,6 @@ def linear_parts(
 def substituted(e: Expression, change: Callable[[Operand | Number | Rest], Any]) -> Expression:
     """The same tree with every leaf and every rest replaced."""
     if not isinstance(e, Apply):
-        return change(e)  # type: ignore[no-any-return]
+        return change(e)
     rest = change(e.rest) if e.rest is not None else None
     return replace(e, args=tuple(substituted(a, change) for a in e.args), rest=rest)

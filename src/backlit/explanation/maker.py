@@ -1,17 +1,17 @@
 """Making a derivation: what is needed for the gradient of one element, found from the gradient backwards.
 
-The backward pass is made first, from the wanted gradient towards the loss, because it says what is needed: each gradient
-is read from the reverse-mode graph in terms of the gradients after it and of forward values. Then the forward values are
-made that these use, the loss among them. So a derivation holds what it uses and nothing else, and costs the same for a
-network of a hundred parameters as for one of a million.
+The backward pass is made first, from the wanted gradient towards the loss, because it says what is needed: each
+gradient is read from the reverse-mode graph in terms of the gradients after it and of forward values. Then the
+forward values are made that these use, the loss among them. So a derivation holds what it uses and nothing else, and
+costs the same for a network of a hundred parameters as for one of a million.
 
-Where a sum is folded, only what is shown is followed further; more than `depth` folds from the wanted gradient, only the
-largest term is.
+Where a sum is folded, only what is shown is followed further; more than `depth` folds from the wanted gradient, only
+the largest term is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,13 +19,14 @@ import numpy as np
 
 from backlit.explanation.elements import Reader, opaque
 from backlit.explanation.execution import Execution
-from backlit.explanation.expressions import ZERO, is_number, linear_parts, product, substituted, value_of
+from backlit.explanation.expressions import ONE, ZERO, is_number, linear_parts, product, substituted, value_of
 from backlit.explanation.numbers import fitted, show
 from backlit.explanation.quantities import Quantities, Quantity
 from backlit.explanation.sentences import sentence
 from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Rest, Step, operands, rests
 from backlit.ir import Node
 
+LARGEST = 24  # numbers in an array that is printed
 MANY = 300  # steps, after which only the largest term of each sum is followed
 
 
@@ -106,7 +107,7 @@ class Maker:
     def expression(self, q: Quantity, element: Element, all_terms: bool = False) -> Expression | None:
         """What an element of a quantity equals; None for what is given."""
         node = q.node
-        if q.kind == "input" or (node.op == "constant") or (q.kind != "gradient" and opaque(node)):
+        if node.op == "input" or (node.op == "constant") or (q.kind != "gradient" and opaque(node)):
             return None
         reader = self.reader(q, all_terms or (q.key, element) in self.options.unfold)
         if q.kind == "gradient":
@@ -204,11 +205,13 @@ class Maker:
         return Operand(symbol, float(value), f"{above.key}/{below.key}", -1, (*after.element, *element))
 
     def nothing(self, leaf: Node, element: Element) -> Draft:
-        """The gradient by what the loss does not depend on."""
+        """The gradient by what the loss does not depend on, or is."""
         own = self.quantities.of[leaf].symbol
         symbol = replace(own, over=self.quantities.of[self.run.loss].symbol)
-        note = "It does not enter the loss."
-        return Draft(Quantity("nothing", "gradient", symbol, leaf), element, ZERO, 0.0, "gradient", None, note)
+        itself = leaf is self.run.loss
+        note = "It is the loss itself." if itself else "It does not enter the loss."
+        e, value = (ONE, 1.0) if itself else (ZERO, 0.0)
+        return Draft(Quantity("nothing", "gradient", symbol, leaf), element, e, value, "gradient", None, note)
 
     # --- numbering ---
 
@@ -238,13 +241,18 @@ def numbered(drafts: list[Draft], maker: Maker) -> list[Step]:
         places.setdefault(d.place, i)
     steps = []
     for i, d in enumerate(drafts, 1):
-        e, text = d.expression, show(d.value, maker.options.digits)
-        if e is not None:
+        e, text = d.expression, show(d.value, maker.options.digits) if _fits(d.value) else ""
+        shown = e is not None and _fits(d.value) and all(_fits(o.value) for o in operands(e))
+        if e is not None and shown:
             e, text = fitted(e, d.value, 2 if d.quantity.key == "difference" else maker.options.digits)
+        if e is not None:
             e = _referred(e, places)
         chain = _referred(d.chain, places) if d.chain is not None else None
         known = d.quantity.key in maker.quantities.by_key or d.quantity.key == "nothing"
-        symbol = d.quantity.symbol.at(maker.shown_index(d.quantity, d.element)) if known else d.quantity.symbol
+        array = isinstance(d.value, np.ndarray)
+        symbol = d.quantity.symbol
+        if known and not array:
+            symbol = symbol.at(maker.shown_index(d.quantity, d.element))
         step = Step(
             number=i,
             kind=d.kind,
@@ -256,9 +264,16 @@ def numbered(drafts: list[Draft], maker: Maker) -> list[Step]:
             chain=chain,
             node=maker.run.numbers.get(d.quantity.node, -1),
             element=d.element,
+            shape=d.value.shape if array else (),
+            complete=e is None or shown,
         )
         steps.append(replace(step, sentence=d.note or sentence(step, d.quantity, maker.run)))
     return steps
+
+
+def _fits(value: Any) -> bool:
+    """Whether a number, or all of an array, is printed."""
+    return not isinstance(value, np.ndarray) or value.size <= LARGEST
 
 
 def _referred(e: Expression, places: dict[tuple[str, Element], int]) -> Expression:

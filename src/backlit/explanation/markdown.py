@@ -1,4 +1,4 @@
-"""Derivations as Markdown: headings, and equations that are readable as they stand, with LaTeX beside them on request."""
+"""Derivations as Markdown: headings, and equations that are readable as they stand."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def equation(s: Step) -> list[str]:
     forms = [write(s.chain, TEXT, numbers=False)] if s.chain is not None else []
     if s.expression is not None:
         forms.append(s.symbolic)
-        if s.substituted != s.symbolic:
+        if s.shows_numbers:
             forms.append(s.substituted)
-    if s.expression is None or s.substituted != s.text:
+    if s.shows_value:
         forms.append(s.text)
     name = plain(s.symbol)
+    if not forms:
+        return [f"**({s.number})** {escaped(s.sentence)}", "", f"    {name}", ""]
     block = [f"    {name} = {forms[0]}", *(f"    {' ' * len(name)} = {form}" for form in forms[1:])]
     uses = f" Uses {', '.join(f'({n})' for n in s.uses)}." if s.uses else ""
     return [f"**({s.number})** {escaped(s.sentence)}{uses}", "", *block, ""]

@@ -1,9 +1,9 @@
 """The chain rule written out: every path from a parameter to the loss, the product along it, and the sum over all.
 
-A path goes from quantity to quantity; its factors are the local derivatives, each read from the reverse-mode graph as the
-factor that the gradient arriving from above is multiplied by. The largest paths are found first (best-first search, with
-the largest product that can still follow as the bound), so the few that are shown are the few that matter; the count and
-the sum of all others are exact.
+A path goes from quantity to quantity; its factors are the local derivatives, each read from the reverse-mode graph as
+the factor that the gradient arriving from above is multiplied by. The largest paths are found first (best-first
+search, with the largest product that can still follow as the bound), so the few that are shown are the few that
+matter; the count and the sum of all others are exact.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ name would have to be written out again and again, or grows too long to read, it
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -79,8 +79,8 @@ class Quantities:
     def gradient_at(self, node: Node, root: Node, itself: bool = False) -> Quantity | None:
         """Where reading the gradient by `root` meets a reverse node: the gradient by something computed from `root`.
 
-        One node may be the gradient by several (adding passes it on unchanged): the nearest to `root` is meant. `itself`
-        allows the gradient by `root` too.
+        One node may be the gradient by several (adding passes it on unchanged): the nearest to `root` is meant.
+        `itself` allows the gradient by `root` too.
         """
         if node in self.fixed:
             return None
@@ -130,8 +130,8 @@ def chosen(run: Execution, loss: str | None = None, updated: tuple[Node, Node] |
     cut = _auxiliary(run, set(names))
     letters = _letters({*names.values()})
     symbols: dict[Node, Symbol] = {}
-    layers: dict[str, str] = {}
-    short = _shortened(names.values())
+    layers = _numbered(run, cut & forward)
+    short = _shortened(set(names.values()))
     for node in sorted(cut, key=lambda n: n.serial):
         if node in names and node not in forward and node.op != "input" and node.origin is None:
             symbols[node] = _update_symbol(names[node], run)
@@ -156,7 +156,7 @@ def chosen(run: Execution, loss: str | None = None, updated: tuple[Node, Node] |
             gradients[node] = Quantity(
                 f"g{run.numbers[node]}", "gradient", _derivative(root, of[node].symbol), arriving, node
             )
-    return Quantities(run, root.name, of, gradients, layers)
+    return Quantities(run, root.name, of, gradients, {number: name for name, number in layers.items()})
 
 
 def _derivative(loss: Symbol, by: Symbol) -> Symbol:
@@ -191,7 +191,7 @@ def _identifier(name: str) -> str:
     return name if name.isidentifier() else "f"
 
 
-def _letters(taken: set[str]):  # type: ignore[no-untyped-def]
+def _letters(taken: set[str]) -> Iterator[str]:
     """u1, u2, ...: those that nothing else is called."""
     i = 0
     while True:
@@ -200,7 +200,7 @@ def _letters(taken: set[str]):  # type: ignore[no-untyped-def]
             yield f"u{i}"
 
 
-def _shortened(names) -> dict[str, str]:  # type: ignore[no-untyped-def]
+def _shortened(names: Iterable[str]) -> dict[str, str]:
     """`p.w1` -> `w1`, where nothing else would then be called w1."""
     last = {name: re.split(r"\.", name)[-1] for name in set(names)}
     count: dict[str, int] = {}
@@ -209,21 +209,32 @@ def _shortened(names) -> dict[str, str]:  # type: ignore[no-untyped-def]
     return {name: short if count[short] == 1 and short else name for name, short in last.items()}
 
 
-_FIELD = {"weight": "W", "bias": "b", "yhat": "yhat"}
+# what layers call their parameters, and what the field calls them
+_FIELD = {"weight": "W", "bias": "b", "recurrent_weight": "U", "recurrent_bias": "c", "scale": "gamma", "shift": "beta"}
 
 
-def _symbol(name: str, node: Node, short: Mapping[str, str], layers: dict[str, str]) -> Symbol:
+def _layer(node: Node) -> str:
+    """The layer that a node belongs to, with those around it: `residual_1.dense_1`."""
+    return ".".join(s.name for s in scopes(node) if s.kind == "layer")
+
+
+def _numbered(run: Execution, cut: set[Node]) -> dict[str, str]:
+    """The layers that quantities belong to -> their numbers, in the order in which they are applied."""
+    found: dict[str, str] = {}
+    for node in sorted(cut, key=lambda n: n.serial):
+        if node.origin is None and _layer(node):
+            found.setdefault(_layer(node), str(len(found) + 1))
+    return found
+
+
+def _symbol(name: str, node: Node, short: Mapping[str, str], layers: Mapping[str, str]) -> Symbol:
     """The symbol of a name; what belongs to a layer carries the layer's number."""
-    layer = next((s.name for s in reversed(scopes(node)) if s.kind == "layer"), "")
     *path, last = name.split(".")
-    if not layer and node.op == "input" and len(path) > 1:
-        layer = path[-1]  # params.dense_1.weight
-    if layer:
-        number = next((k for k, v in layers.items() if v == layer), None)
-        if number is None:
-            number = str(len(layers) + 1)
-            layers[number] = layer
-        return Symbol(_FIELD.get(last, last), number)
+    layer = _layer(node)
+    if node.op == "input":  # params.dense_1.weight belongs to dense_1
+        layer = next((".".join(path[i:]) for i in range(len(path)) if ".".join(path[i:]) in layers), "")
+    if layer in layers:
+        return Symbol(_FIELD.get(last, last), layers[layer])
     return Symbol(short.get(name, name))
 
 
@@ -251,7 +262,7 @@ def _distinct(symbols: dict[Node, Symbol]) -> dict[Node, Symbol]:
 
 def _auxiliary(run: Execution, named: set[Node]) -> set[Node]:
     """The named nodes, and those that deserve a letter."""
-    forward_of = {}
+    forward_of: dict[Node, Node] = {}
     for n, g in run.arriving.items():
         if not moves(n) and n.op not in ("constant",):
             forward_of.setdefault(g, n)

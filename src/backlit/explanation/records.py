@@ -1,8 +1,8 @@
 """Derivations as JSON, of a published and versioned schema.
 
-A page or a program that reads it needs nothing of backlit: every step has its three forms as plain text and as LaTeX, its
-number, the numbers of the equations that it uses, and for each operand the node and element of the graph that it is.
-Numbers that JSON does not know (nan, inf) are strings.
+A page or a program that reads it needs nothing of backlit: every step has its three forms as plain text and as LaTeX,
+its number, the numbers of the equations that it uses, and for each operand the node and element of the graph that it
+is. Numbers that JSON does not know (nan, inf) are strings.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from backlit.explanation.derivation import Derivation
-from backlit.explanation.notation import LATEX, TEXT, latex_symbol, plain, write
+from backlit.explanation.latex import LATEX, latex_symbol
+from backlit.explanation.maker import LARGEST
+from backlit.explanation.notation import TEXT, plain, write
 from backlit.explanation.sections import legend
 from backlit.explanation.steps import KINDS, Operand, Step, rests
 
 VERSION = 1
 
 _NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["nan", "inf", "-inf"]}]}
-_VALUE = {"anyOf": [*_NUMBER["anyOf"], {"type": "array"}]}
+_VALUE = {"anyOf": [*_NUMBER["anyOf"], {"type": "array"}, {"type": "null"}]}  # null: an array too large to be printed
 _PLACE = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _FORMS = {"type": "object", "required": ["text", "latex"], "additionalProperties": False} | {
     "properties": {"text": {"type": "string"}, "latex": {"type": "string"}}
@@ -126,7 +128,7 @@ def record(d: Derivation) -> dict[str, Any]:
         "title": d.title,
         "wrt": {"name": d.name, "symbol": {"text": plain(d.wrt), "latex": latex_symbol(d.wrt)}},
         "loss": {"text": plain(d.loss), "latex": latex_symbol(d.loss)},
-        "gradient": _plain(d.value),
+        "gradient": _plain(d.value) if np.size(d.value) <= LARGEST else None,
         "view": d.options.view,
         "layers": dict(d.layers),
         "legend": legend(d),
@@ -141,7 +143,7 @@ def _step(s: Step) -> dict[str, Any]:
         "kind": s.kind,
         "quantity": s.quantity,
         "symbol": {"text": plain(s.symbol), "latex": latex_symbol(s.symbol)},
-        "value": _plain(s.value),
+        "value": _plain(s.value) if s.complete and s.text else None,
         "text": s.text,
         "node": s.node,
         "element": list(s.element),
@@ -153,6 +155,8 @@ def _step(s: Step) -> dict[str, Any]:
         found["chain"] = {"text": write(s.chain, TEXT, False), "latex": write(s.chain, LATEX, False)}
     if s.expression is not None:
         for form, numbers in (("symbolic", False), ("substituted", True)):
+            if numbers and not s.complete:
+                continue
             found[form] = {d: write(s.expression, w, numbers) for d, w in (("text", TEXT), ("latex", LATEX))}
         found["operands"] = [_operand(o) for o in s.operands]
         folded = list(rests(s.expression))
@@ -167,7 +171,7 @@ def _operand(o: Operand) -> dict[str, Any]:
     return {
         "symbol": plain(o.symbol),
         "quantity": o.quantity,
-        "value": _plain(o.value),
+        "value": _plain(o.value) if o.text else None,
         "text": o.text,
         "node": o.node,
         "element": list(o.element),

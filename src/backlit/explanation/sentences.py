@@ -19,7 +19,7 @@ def sentence(step: Step, q: Quantity, run: Execution) -> str:
         case "forward" | "loss" | "update":
             return _forward(step, q)
         case _:
-            return _backward(step, q)
+            return _backward(step, q, run)
 
 
 def _given(q: Quantity) -> str:
@@ -95,7 +95,7 @@ def _listed(step: Step) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def _backward(step: Step, q: Quantity) -> str:
+def _backward(step: Step, q: Quantity, run: Execution) -> str:
     if q.kind == "helper":
         return "A part of the gradient that is used more than once."
     name = _by(step)
@@ -103,6 +103,10 @@ def _backward(step: Step, q: Quantity) -> str:
     shut = [p for p in parts(step.expression) if isinstance(p, Apply) and p.op == "bracket" and not _holds(p)]
     if shut and step.value == 0:
         return f"Nothing passes here: the condition in brackets does not hold.{tail}"
+    if q.node in run.closed:
+        if step.chain is None:
+            return f"Softmax and cross-entropy together: the probability less the target.{tail}"
+        return f"Through softmax, whose Jacobian is p_i (δ_ij - p_j).{tail}"
     if isinstance(step.expression, Operand):
         return f"{name} enters unchanged, so the gradient is the same."
     chain = step.chain

@@ -1,8 +1,8 @@
 """What a derivation is made of: frozen data, produced once, from the run of one graph.
 
-A `Step` is one numbered equation in three forms: symbols, the same with numbers put in, and the value. The first two are
-one tree (`Expression`) whose leaves are operands: each knows its symbol, its number, how that number is printed in this
-step, and which element of which node of the graph it is. Renderers read this data and compute nothing.
+A `Step` is one numbered equation in three forms: symbols, the same with numbers put in, and the value. The first two
+are one tree (`Expression`) whose leaves are operands: each knows its symbol, its number, how that number is printed
+in this step, and which element of which node of the graph it is. Renderers read this data and compute nothing.
 
 The rule that holds here: every number is an element of a node of the graph that ran, a number that stands in the graph
 itself, or the sum (or maximum) of such elements that a fold hides.
@@ -11,8 +11,10 @@ itself, or the sum (or maximum) of such elements that a fold hides.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
+
+import numpy as np
 
 Element: TypeAlias = tuple[int, ...]
 
@@ -45,13 +47,13 @@ class Operand:
     """One number of the run where it stands in an equation.
 
     quantity    the key of what it is an element of (see `Derivation.quantities`)
-    node        the number of the node in the graph's own listing; -1 for what no node of the graph holds (a path product)
+    node        the number of the node in the graph's own listing; -1 where no node holds it (a product along a path)
     text        the number as this step prints it
     step        the equation that gives it, 0 where none does
     """
 
     symbol: Symbol
-    value: Any
+    value: Any = field(compare=False)  # follows from the rest
     quantity: str
     node: int = -1
     element: Element = ()
@@ -59,12 +61,20 @@ class Operand:
     step: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Number:
-    """A number that stands in the formula itself."""
+    """A number (in the matrix view, perhaps an array of them) that stands in the formula itself."""
 
-    value: float | int | bool
+    value: Any
     text: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Number):
+            return NotImplemented
+        return type(self.value) is type(other.value) and bool(np.array_equal(self.value, other.value))
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.value).tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +91,8 @@ class Rest:
 class Apply:
     """An operation on expressions.
 
-    `op` is the name of an op of the graph, or "sum", "product", "max", "min" (of any number of arguments, the first three
-    perhaps with a `rest` that is folded away), or "bracket": 1 where the condition holds, else 0.
+    `op` is the name of an op of the graph, or "sum", "product", "max", "min" (of any number of arguments, the first
+    three perhaps with a `rest` that is folded away), or "bracket": 1 where the condition holds, else 0.
     """
 
     op: str
@@ -108,6 +118,7 @@ class Step:
     sentence    one plain sentence
     node, element  the element of the graph that it is
     shape       the shape where a step gives a whole array, else ()
+    complete    False where arrays are too large to be printed: then there are symbols and shapes, and no numbers
     """
 
     number: int
@@ -122,6 +133,7 @@ class Step:
     node: int = -1
     element: Element = ()
     shape: tuple[int, ...] = ()
+    complete: bool = True
 
     @property
     def uses(self) -> tuple[int, ...]:
@@ -152,7 +164,17 @@ class Step:
         """The equation with numbers put in, as plain text."""
         from backlit.explanation.notation import TEXT, write
 
-        return write(self.expression, TEXT, numbers=True) if self.expression else ""
+        return write(self.expression, TEXT, numbers=True) if self.expression and self.complete else ""
+
+    @property
+    def shows_numbers(self) -> bool:
+        """Whether putting the numbers in says more than the symbols do."""
+        return self.complete and self.substituted != self.symbolic
+
+    @property
+    def shows_value(self) -> bool:
+        """Whether the value says more than the line before it."""
+        return bool(self.text) and (self.expression is None or not self.complete or self.substituted != self.text)
 
 
 def parts(expression: Expression | None) -> Iterator[Expression]:

@@ -53,9 +53,9 @@ def equation(s: Step) -> Text:
     forms = [(write(s.chain, TEXT, numbers=False), "")] if s.chain is not None else []
     if s.expression is not None:
         forms.append((s.symbolic, ""))
-        if s.substituted != s.symbolic:
+        if s.shows_numbers:
             forms.append((s.substituted, _NUMBERS))
-    if s.expression is None or s.substituted != s.text:
+    if s.shows_value:
         forms.append((s.text, _VALUE))
     line = Text(plain(s.symbol), _SYMBOL)
     wide = len(line) + sum(len(form) + 3 for form, _ in forms) > _WIDE

@@ -19,7 +19,7 @@ from backlit.tracing import Trace, Traced, input_node, type_of
 class Plan:
     """What an update adds to the run.
 
-    graph    the forward graph, with the learning rate and the optimiser's state as further inputs; `arrays` their numbers
+    graph    the forward graph with the learning rate and the optimiser's state as further inputs; `arrays` are those
     others   further parameters whose gradients the update needs
     outputs  gradients -> the nodes of the update
     new      the node of the new parameter, once `outputs` has been called
