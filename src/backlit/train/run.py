@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -95,7 +96,8 @@ class Run:
     ) -> None:
         self.trainer, self.feed, self.validate, self.display = trainer, feed, validate, display
         self.callbacks = sorted(callbacks, key=lambda c: c.last)
-        self.pace = 0.0  # seconds a step takes
+        self.paces: deque[float] = deque(maxlen=5)  # seconds that a step took in the last calls
+        self.size = 1  # steps a call
         self.began = time.perf_counter()
 
     def go(self) -> None:
@@ -104,6 +106,7 @@ class Run:
         with self.display, _deferred_interrupt() as interrupted:
             while not trainer.finished:
                 if interrupted():
+                    self.display.finish(f"interrupted after step {trainer.step}: fit(x, y) goes on from there")
                     raise KeyboardInterrupt
                 stretch = self.feed.take(trainer.moment.epoch, trainer.moment.batch, self._most())
                 if stretch is None:
@@ -116,9 +119,18 @@ class Run:
                 raise KeyboardInterrupt
 
     def _most(self) -> int:
-        """How many steps to take in one call: for about STRETCH_SECONDS, and to no callback's step but the last."""
-        most = max(1, int(STRETCH_SECONDS / self.pace)) if self.pace else 1
+        """How many steps to take in one call: for about STRETCH_SECONDS, and to no callback's step but the last.
+
+        What is left of an epoch is taken whole where it fits; else it is a power of two, changed seldom: an executor
+        may compile anew for another number of steps. The fastest of the last calls counts, as others may have compiled.
+        """
         step = self.trainer.moment.step
+        fitting = max(1, int(STRETCH_SECONDS / min(self.paces))) if self.paces else 1
+        if not self.size / 2 <= fitting < self.size * 4:
+            self.size = 2 ** (fitting.bit_length() - 1)
+        steps, most = self.feed.steps, self.size
+        if steps is not None and steps - self.trainer.moment.batch <= fitting:
+            most = max(1, steps - self.trainer.moment.batch)
         return min([most] + [c.every_steps - step % c.every_steps for c in self.callbacks if c.every_steps])
 
     def _advance(self, stretch: Stretch) -> None:
@@ -127,7 +139,7 @@ class Run:
         start = time.perf_counter()
         carry, sums = program(before.carry, stretch)
         seconds = (time.perf_counter() - start) / stretch.steps
-        self.pace = seconds if not self.pace else 0.7 * self.pace + 0.3 * seconds
+        self.paces.append(seconds)
         if trainer.on_nan != "skip" and not (all_finite(flatten(sums)[0]) and all_finite(flatten(carry)[0])):
             self._diverged(stretch)
             return

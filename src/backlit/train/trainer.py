@@ -313,7 +313,7 @@ class Trainer:
             params, state, optimizer, _, step = self.moment.carry
             key = ops.random.split(ops.random.key(plan.seed), 3)[0]
             self.moment = Moment((params, state, optimizer, key, step), self.moment.epoch)
-            self.epoch_start, self.stopped = self.moment, ""
+            self.epoch_start, self.stopped, self._callback_states = self.moment, "", []
         self.plan, self._callbacks, self.pending, self._resumed = plan, callbacks, True, False
 
     def callback_states(self) -> list[tuple[str, dict[str, Array]]]:
