@@ -20,7 +20,7 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], executor: Executor) -> None:
         self.function, self.executor = function, executor
         self._runs: dict[_Key, tuple[Graph, Run, Structure]] = {}
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())  # not the attributes of a function that is compiled itself
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, _, structure = flatten((args, kwargs))

@@ -8,6 +8,8 @@ large.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ import numpy as np
 from backlit.autodiff import vjp_graph
 from backlit.errors import GradientError
 from backlit.ir import Graph, Node, make_node
+from backlit.ops.elementwise import add, multiply
 from backlit.ops.interpret import interpreter
 from backlit.ops.record import OPS, Array
+from backlit.ops.reduction import sum
 from backlit.pytree import as_array, unflatten
 from backlit.tracing import input_node, refuse_leaks, trace_function
 from backlit.transforms import grad
@@ -24,7 +28,9 @@ from backlit.transforms import grad
 _STEP = 2e-3
 
 
-def numerical(run: Callable[[Sequence[Array]], Sequence[Array]], x: Sequence[Array], v: Sequence[Array]) -> list[Array]:
+def numerical(
+    run: Callable[[Sequence[Array]], Sequence[Array]], x: Sequence[Array], v: Sequence[Array | None]
+) -> list[Array]:
     """The derivative of each result of `run` at x in the direction v, by extrapolated central differences."""
 
     def slope(h: float) -> list[Array]:
@@ -49,94 +55,89 @@ def check_grads(
     """Check the gradients of the scalar f at these arguments against finite differences, up to the given order.
 
     Arguments are taken to float64 first. Each floating-point leaf is checked in `directions` random directions; the
-    relative difference must be below `tolerance` (times 100 for each further order). Order 2 checks the gradient of
-    (grad f) . v for a random v, and so on.
+    relative difference must be below `tolerance`. Order 2 checks the gradient of (grad f) . v for a random v, too, and
+    so on.
 
     Raises GradientError with the leaf, both numbers and, where one can be found, the op whose own gradient is wrong.
-    f must be smooth at the arguments.
+    f must be smooth at the arguments: near a kink the error names the op that has it.
     """
     trace = trace_function(f, *args, **kwargs)
     leaves = [as_array(leaf) for leaf in trace.leaves]
     leaves = [leaf.astype(np.float64) if leaf.dtype.kind == "f" else leaf for leaf in leaves]
+    moving = [i for i, leaf in enumerate(leaves) if leaf.dtype.kind == "f"]
     random = np.random.default_rng(seed)
-    names = [p for p, leaf in zip(trace.paths, leaves, strict=True) if leaf.dtype.kind == "f"]
 
     def of_leaves(*values: Any) -> Any:
         a, k = unflatten(trace.arguments, values)
         return f(*a, **k)
 
     current: Callable[..., Any] = of_leaves
-    chosen = [i for i, leaf in enumerate(leaves) if leaf.dtype.kind == "f"]
     for level in range(1, order + 1):
         graph = trace_function(current, *leaves).graph
         refuse_leaks(graph)
-        _check_order(current, graph, leaves, chosen, names, level, tolerance * 100 ** (level - 1), directions, random)
+        gradients = grad(current, argnums=moving)(*leaves)
+        for i, gradient in zip(moving, gradients, strict=True):
+            for _ in range(directions):
+                v = random.standard_normal(leaves[i].shape)
+                v /= max(float(np.linalg.norm(v)), 1e-300)
+                expected = float(_along(interpreter(graph), leaves, i, v)[0])
+                found = float(np.sum(gradient * v))
+                scale = max(abs(expected), abs(found), float(np.linalg.norm(gradient)) * 0.1, 1e-4)
+                if not abs(expected - found) <= tolerance * scale:
+                    raise _explained(
+                        f"the gradient (order {level}) with respect to {trace.paths[i]} is {found:.10g} in a random "
+                        f"direction, and finite differences give {expected:.10g} (relative difference "
+                        f"{abs(expected - found) / scale:.2g}, tolerance {tolerance:.2g})",
+                        _culprit(graph, leaves, random),
+                    )
         if level < order:
-            current = _directional(current, chosen, [random.standard_normal(leaves[i].shape) for i in chosen])
+            current = _directional(current, moving, [random.standard_normal(leaves[i].shape) for i in moving])
 
 
-def _directional(f: Callable[..., Any], chosen: Sequence[int], v: Sequence[Array]) -> Callable[..., Any]:
+def _directional(f: Callable[..., Any], moving: Sequence[int], v: Sequence[Array]) -> Callable[..., Any]:
     """The derivative of f in the direction v, as a function of the same arguments."""
 
     def inner(*values: Any) -> Any:
-        gradients = grad(f, argnums=chosen)(*values)
-        total: Any = np.float64(0.0)
-        for g, d in zip(gradients, v, strict=True):
-            product = g * d
-            total = total + (product.sum() if isinstance(product, np.ndarray | np.generic) else _sum(product))
-        return total
+        gradients = grad(f, argnums=moving)(*values)
+        return reduce(add, [sum(multiply(g, d)) for g, d in zip(gradients, v, strict=True)])
 
     return inner
 
 
-def _sum(value: Any) -> Any:
-    from backlit.ops.reduction import sum
-
-    return sum(value)
-
-
-def _check_order(
-    f: Callable[..., Any],
-    graph: Graph,
-    leaves: Sequence[Array],
-    chosen: Sequence[int],
-    names: Sequence[str],
-    level: int,
-    tolerance: float,
-    directions: int,
-    random: np.random.Generator,
-) -> None:
-    gradients = grad(f, argnums=chosen)(*leaves)
-    run = interpreter(graph)
-    for i, name, gradient in zip(chosen, names, gradients, strict=True):
-        for _ in range(directions):
-            v = random.standard_normal(leaves[i].shape)
-            v /= max(float(np.linalg.norm(v)), 1e-300)
-            direction: list[Any] = [None] * len(leaves)
-            direction[i] = v
-            expected = float(numerical(run, leaves, direction)[0])
-            found = float(np.sum(gradient * v))
-            scale = max(abs(expected), abs(found), float(np.linalg.norm(gradient)) * 0.1, 1e-4)
-            if not abs(expected - found) <= tolerance * scale:
-                culprit, details = _wrong_op(graph, leaves, random)
-                raise GradientError(
-                    f"the gradient (order {level}) with respect to {name} is {found:.10g} in a random direction, and "
-                    f"finite differences give {expected:.10g} (relative difference "
-                    f"{abs(expected - found) / scale:.2g}, tolerance {tolerance:.2g})" + details,
-                    op=culprit.op if culprit else "",
-                    inputs=[t.type for t in culprit.inputs] if culprit else (),
-                    site=culprit.site if culprit else None,
-                    fix="" if culprit else "each op is right by itself: is the function smooth at these arguments?",
-                )
+def _along(run: Callable[[Sequence[Array]], Sequence[Array]], x: Sequence[Array], i: int, v: Array) -> list[Array]:
+    """The numerical derivative when the i-th argument alone moves, in the direction v."""
+    return numerical(run, x, [v if k == i else None for k in range(len(x))])
 
 
-def _wrong_op(graph: Graph, leaves: Sequence[Array], random: np.random.Generator) -> tuple[Node | None, str]:
-    """The first node whose own gradient rule disagrees with finite differences at the values it saw."""
+@dataclass(frozen=True, slots=True)
+class _Culprit:
+    """A node whose own gradient rule disagrees with finite differences at the values it saw."""
+
+    node: Node
+    input: int
+    found: float
+    expected: float
+    smooth: bool
+
+
+def _explained(what: str, culprit: _Culprit | None) -> GradientError:
+    if culprit is None:
+        return GradientError(what, fix="each op is right by itself: is the function smooth at these arguments?")
+    node = culprit.node
+    if culprit.smooth:
+        why = f"the rule of {node.op} gives {culprit.found:.10g} for input {culprit.input} where it should be "
+        why, fix = f"{why}{culprit.expected:.10g}", ""
+    else:
+        why, fix = f"{node.op} has a kink or a jump here", "finite differences need smoothness: choose other arguments"
+    return GradientError(f"{what}; {why}", op=node.op, inputs=[t.type for t in node.inputs], site=node.site, fix=fix)
+
+
+def _culprit(graph: Graph, leaves: Sequence[Array], random: np.random.Generator) -> _Culprit | None:
     nodes = [n for n in graph.nodes if len(n.types) == 1]
     values = dict(zip(nodes, interpreter(Graph(graph.inputs, tuple(nodes)))(leaves), strict=True))
     for node in nodes:
         op = OPS.get(node.op)
-        if op is None or op.vjp is None or node.type.dtype.kind != "f":
+        if op is None or op.vjp is None or node.type.dtype.kind != "f" or node.op == "stop_gradient":
             continue
         inputs = [input_node(i.type, f"input {k}") for k, i in enumerate(node.inputs)]
         alone = Graph(tuple(inputs), (make_node(node.op, inputs, node.types, node.params),))
@@ -146,13 +147,20 @@ def _wrong_op(graph: Graph, leaves: Sequence[Array], random: np.random.Generator
         shares = interpreter(vjp_graph(alone, moving))([*arrays, g])[1:]
         run = interpreter(alone)
         for k, share in zip(moving, shares, strict=True):
-            direction: list[Any] = [None] * len(arrays)
-            direction[k] = random.standard_normal(arrays[k].shape)
-            expected = float(np.sum(numerical(run, arrays, direction)[0] * g))
-            found = float(np.sum(share * direction[k]))
+            v = np.asarray(random.standard_normal(arrays[k].shape))
+            expected = float(np.sum(_along(run, arrays, k, v)[0] * g))
+            found = float(np.sum(share * v))
             if not abs(expected - found) <= 1e-4 * max(abs(expected), abs(found), 1e-4):
-                return (
-                    node,
-                    f"; the rule of {node.op} gives {found:.10g} for input {k} where it should be {expected:.10g}",
-                )
-    return None, ""
+                return _Culprit(node, k, found, expected, _smooth(run, arrays, k, v, expected, g))
+    return None
+
+
+def _smooth(
+    run: Callable[[Sequence[Array]], Sequence[Array]], x: Sequence[Array], i: int, v: Array, slope: float, g: Array
+) -> bool:
+    """Whether very small steps to either side give the slope that larger steps give."""
+    middle, up, down = (
+        float(np.sum(run([a + h * v if k == i else a for k, a in enumerate(x)])[0] * g)) for h in (0, 1e-6, -1e-6)
+    )
+    sides = (up - middle) / 1e-6, (middle - down) / 1e-6
+    return all(abs(side - slope) <= 1e-3 * max(abs(slope), abs(side), 1e-3) for side in sides)
