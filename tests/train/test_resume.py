@@ -130,7 +130,8 @@ import sys, pathlib
 sys.path.insert(0, {here!r})
 from test_resume import *
 path = pathlib.Path(sys.argv[1])
-t = Trainer.resume(path) if path.exists() else trainer()
+on = {{"executor": "reference"}}
+t = Trainer.resume(path, **on) if path.exists() else trainer(**on)
 callbacks = [BestWeights(), Checkpoint(path, every_steps=2)]
 history = t.fit(X, Y, epochs=12, batch_size=8, validation=0.2, callbacks=callbacks)
 found = ends(t, history)

@@ -233,9 +233,8 @@ def resume_checkpoint(cls: type[Trainer], path: str | Path, **given: Any) -> Tra
         "optimizer": given.get("optimizer") or _optimizer(contents),
         "metrics": given["metrics"] if "metrics" in given else _metrics(contents),
         "penalty": given.get("penalty"),
-        "executor": given.get("executor", "auto"),
         "on_nan": contents.get("on_nan", str),
-    }
+    } | {name: given[name] for name in given if name == "executor"}
     if contents.get("penalty", bool) and arguments["penalty"] is None:
         raise CheckpointError(f"{contents.path} is of a run with a penalty", fix="pass the same function: penalty=")
     trainer = _told(contents, "its settings", lambda: cls(net, **arguments))
