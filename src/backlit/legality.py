@@ -58,5 +58,7 @@ def _check_node(node: Node, declared: set[Node]) -> None:
                 expected = OPS[name].types([i.type for i in node.inputs], node.params)
             except Error as e:
                 raise LegalityError(f"{node!r} breaks the rule of its op: {e.what}", op=name, site=node.site) from None
+            except TypeError as e:
+                raise LegalityError(f"{node!r} has not the params of its op: {e}", op=name, site=node.site) from None
             if expected != node.types:
                 raise LegalityError(f"{node!r} should have the type {', '.join(map(str, expected))}", op=name)

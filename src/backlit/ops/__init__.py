@@ -4,6 +4,17 @@ Given arrays they compute at once; given a traced value they add to the graph.
 """
 
 from backlit.ops import random as random
+from backlit.ops.activation import (
+    celu,
+    hard_sigmoid,
+    hard_silu,
+    hard_tanh,
+    log_sigmoid,
+    mish,
+    relu6,
+    selu,
+    softsign,
+)
 from backlit.ops.composite import (
     attention,
     clip,
@@ -121,14 +132,15 @@ install()
 __all__ = [
     "abs", "add", "all", "any", "argmax", "argmin", "argsort", "astype", "attention", "avg_pool", "bitwise_and",
     "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "broadcast_to",
-    "clip", "concat", "contract", "conv", "conv_transpose", "cos", "cumulative_sum", "divide", "einsum", "elu",
-    "equal", "erf", "erfinv", "exp", "expand_dims", "expm1", "flatten", "flip", "floor", "floor_divide", "fold",
-    "gather", "gelu", "global_avg_pool", "global_max_pool", "greater", "greater_equal", "isfinite", "isinf",
-    "isnan", "layer_norm", "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "logsumexp", "matmul", "matrix_transpose", "max", "max_pool",
-    "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "named", "negative", "not_equal", "one_hot",
-    "outer", "pad", "permute_dims", "pow", "prod", "random", "relu", "remainder", "reshape", "roll", "round",
-    "rsqrt", "scan", "scatter_add", "scope", "sigmoid", "sign", "silu", "sin", "softmax", "softplus", "sort",
-    "split", "sqrt", "squeeze", "stack", "std", "stop_gradient", "subtract", "sum", "take", "take_along_axis",
-    "tanh", "tensordot", "tile", "transpose", "tril", "triu", "var", "vecdot", "where", "windows",
+    "celu", "clip", "concat", "contract", "conv", "conv_transpose", "cos", "cumulative_sum", "divide", "einsum",
+    "elu", "equal", "erf", "erfinv", "exp", "expand_dims", "expm1", "flatten", "flip", "floor", "floor_divide",
+    "fold", "gather", "gelu", "global_avg_pool", "global_max_pool", "greater", "greater_equal", "hard_sigmoid",
+    "hard_silu", "hard_tanh", "isfinite", "isinf", "isnan", "layer_norm", "leaky_relu", "less", "less_equal", "log",
+    "log1p", "log_sigmoid", "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp",
+    "matmul", "matrix_transpose", "max", "max_pool", "maximum", "mean", "min", "minimum", "mish", "moveaxis",
+    "multiply", "named", "negative", "not_equal", "one_hot", "outer", "pad", "permute_dims", "pow", "prod", "random",
+    "relu", "relu6", "remainder", "reshape", "roll", "round", "rsqrt", "scan", "scatter_add", "scope", "selu",
+    "sigmoid", "sign", "silu", "sin", "softmax", "softplus", "softsign", "sort", "split", "sqrt", "squeeze", "stack",
+    "std", "stop_gradient", "subtract", "sum", "take", "take_along_axis", "tanh", "tensordot", "tile", "transpose",
+    "tril", "triu", "var", "vecdot", "where", "windows",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from backlit.ops import elementwise as ew
 from backlit.ops.composite import clip
 from backlit.ops.record import Value, composite
 
-# Chosen so that mean 0 and variance 1 are a stable fixed point (Klambauer et al. 2017, equations 1, 2 and 14).
+# Chosen so that mean 0 and variance 1 are a stable fixed point (Klambauer et al. 2017).
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 

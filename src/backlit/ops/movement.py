@@ -26,6 +26,7 @@ from backlit.ops.record import (
     normal_axes,
     normal_axis,
     promote,
+    refuse_axes,
     told_as,
 )
 from backlit.tracing import type_of
@@ -349,11 +350,16 @@ def pad(x: Value, widths: int | Sequence[Any], value: float = 0.0) -> Value:
     return _pad(x, low=low, high=high, between=(0,) * t.ndim, value=value)
 
 
+def _flip_rule(x: Type, axis: Shape) -> Type:
+    refuse_axes(x, axis)
+    return x
+
+
 _flip = Op(
     "flip",
     "movement",
     "The elements along some axes in reverse order.",
-    rule=lambda x, axis: x,
+    rule=_flip_rule,
     numpy=lambda x, axis: np.flip(x, axis),
     vjp=lambda ctx, g: (flip(g, ctx.params["axis"]),),
     notation=Notation("flip"),

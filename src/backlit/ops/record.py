@@ -353,6 +353,12 @@ def normal_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def refuse_axes(x: Type, axis: tuple[int, ...]) -> None:
+    """Raise ShapeError unless these are axes of x, counted from 0, in order and each once, as primitives want them."""
+    if list(axis) != sorted(set(axis)) or any(not 0 <= a < x.ndim for a in axis):
+        raise ShapeError(f"{axis} are no axes of {x}")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Family constructors
 
@@ -427,6 +433,7 @@ def reduction(
     """An op that combines the elements along some axes (params `axis`, a sorted tuple, and `keepdims`)."""
 
     def rule(x: Type, axis: tuple[int, ...], keepdims: bool) -> Type:
+        refuse_axes(x, axis)
         if not of_empty and any(x.shape[a] == 0 for a in axis):
             raise ShapeError("nothing to reduce: an axis has size 0")
         return Type(np.dtype(result(x.dtype)), reduced_shape(x.shape, axis, keepdims))

@@ -30,6 +30,7 @@ from backlit.ops.record import (
     normal_axis,
     reduced_shape,
     reduction,
+    refuse_axes,
     told_as,
 )
 from backlit.tracing import type_of
@@ -205,6 +206,7 @@ def _floating(op: str, x: Value) -> None:
 
 def _position(name: str, numpy: Any, doc: str) -> Op:
     def rule(x: Type, axis: int) -> Type:
+        refuse_axes(x, (axis,))
         if x.shape[axis] == 0:
             raise ShapeError("nothing to search: the axis has size 0")
         return Type(np.dtype(np.int64), reduced_shape(x.shape, (axis,), False))
@@ -240,11 +242,16 @@ def argmin(x: Value, axis: int | None = None, keepdims: bool = False) -> Value:
     return _search(_argmin, x, axis, keepdims)
 
 
+def _argsort_rule(x: Type, axis: int) -> Type:
+    refuse_axes(x, (axis,))
+    return x.with_dtype(np.int64)
+
+
 _argsort = Op(
     "argsort",
     "reduction",
     "The indices that sort an axis, smallest first; equal elements keep their order; nan comes last.",
-    rule=lambda x, axis: x.with_dtype(np.int64),
+    rule=_argsort_rule,
     numpy=lambda x, axis: np.argsort(x, axis, kind="stable"),
     vjp=None,
     notation=function("argsort"),
@@ -268,11 +275,16 @@ def _cumulative_vjp(ctx: Any, g: Value) -> tuple[Value]:
     return (flip(cumulative_sum(flip(g, axis), axis), axis),)
 
 
+def _cumulative_rule(x: Type, axis: int) -> Type:
+    refuse_axes(x, (axis,))
+    return x.with_dtype(_accumulator(x.dtype))
+
+
 _cumulative_sum = Op(
     "cumulative_sum",
     "reduction",
     "The sums of the first 1, 2, 3, ... elements of an axis.",
-    rule=lambda x, axis: x.with_dtype(_accumulator(x.dtype)),
+    rule=_cumulative_rule,
     numpy=lambda x, axis: np.cumsum(x, axis, dtype=_accumulator(x.dtype)),
     vjp=_cumulative_vjp,
     notation=Notation("cumulative_sum"),
