@@ -69,8 +69,10 @@ class NativeScalars:
         if x.dtype == _F16:
             return self._in_single(self.floor_divide, x, y)
         quotient = x / y
-        exact = (x - self._remainder(x, y)) / y
-        nearest = self.round(exact)
+        rest = self._truncated_rest(x, y)
+        exact = (x - rest) / y
+        moved = (rest != 0.0) & ((rest < 0.0) ^ (y < 0.0))
+        nearest = self.round(moved.select(exact - 1.0, exact))
         nearest = functions.copysign(nearest, (nearest == 0.0).select(quotient, nearest))
         return (y == 0.0).select(quotient, nearest)
 
@@ -82,9 +84,12 @@ class NativeScalars:
 
     def _remainder(self, x: Value, y: Value) -> Value:
         """C's fmod has the sign of x: moved by y where that is not the sign of y."""
-        rest = x.f.op(f"frem {x}, {y.text}", x.dtype, x.lanes)
+        rest = self._truncated_rest(x, y)
         moved = (rest < 0.0) ^ (y < 0.0)
         return (rest == 0.0).select(functions.copysign(rest, y), moved.select(rest + y, rest))
+
+    def _truncated_rest(self, x: Value, y: Value) -> Value:
+        return x.f.op(f"frem {x}, {y.text}", x.dtype, x.lanes)
 
     def _divided(self, x: Value, y: Value) -> tuple[Value, Value]:
         """Quotient, rounded down, and remainder of integers; both 0 for a divisor of 0."""

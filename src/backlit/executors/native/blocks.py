@@ -52,6 +52,7 @@ def emit_search(module: Module, name: str, kernel: Search) -> None:
 
 
 def emit_running_sum(module: Module, name: str, kernel: RunningSum) -> None:
+    """Every line from its start, in order."""
     f = _function(module, name, "result x")
     result, x = f.arguments[:2]
     _, n, inner = kernel.shape
@@ -69,7 +70,7 @@ def emit_running_sum(module: Module, name: str, kernel: RunningSum) -> None:
 
 
 def emit_sort(module: Module, name: str, kernel: Sort) -> None:
-    """Merging runs of 1, 2, 4, ... places back and forth between the result and `room`. Equal elements keep their order."""
+    """Merging runs of 1, 2, 4, ... places, back and forth between the result and `room`; equal elements keep order."""
     f = _function(module, name, "result x room")
     result, x, room = f.arguments[:3]
     _, n, inner = kernel.shape
@@ -177,5 +178,3 @@ EMIT: dict[type, Callable[[Module, str, Any], None]] = {
     RunningSum: emit_running_sum,
     Scatter: emit_scatter,
 }
-
-

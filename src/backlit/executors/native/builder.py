@@ -48,6 +48,7 @@ def stored(dtype: np.dtype[Any]) -> str:
 
 
 def vector(name: str, lanes: int) -> str:
+    """LLVM's name of so many of a type."""
     return name if lanes == 1 else f"<{lanes} x {name}>"
 
 
@@ -123,11 +124,11 @@ class Value:
     def __rtruediv__(self, o: Any) -> Value:
         return self._binary("fdiv", o, True)
 
-    def __floordiv__(self, o: int) -> Value:
+    def __floordiv__(self, o: Any) -> Value:
         """Of nonnegative integers."""
         return self._binary("udiv", o)
 
-    def __mod__(self, o: int) -> Value:
+    def __mod__(self, o: Any) -> Value:
         """Of nonnegative integers."""
         return self._binary("urem", o)
 
@@ -168,7 +169,7 @@ class Value:
         if o.const is not None and 0 <= o.const < bits:
             return self._binary(op, o)
         unsigned = o.bitcast(np.dtype(f"uint{bits}"))
-        inside = unsigned < bits
+        inside: Value = unsigned < bits
         moved = self._binary(op, inside.select(o, 0))
         gone = self._binary("ashr", bits - 1) if op == "ashr" else self.f.const(0, self.dtype, self.lanes)
         return inside.select(moved, gone)
@@ -227,9 +228,7 @@ class Value:
             return self.f.const(self.const, self.dtype, lanes)
         wide = vector(element(self.dtype), lanes)
         first = self.f.op(f"insertelement {wide} poison, {self}, i64 0", self.dtype, lanes)
-        return self.f.op(
-            f"shufflevector {first}, {wide} poison, <{lanes} x i32> zeroinitializer", self.dtype, lanes
-        )
+        return self.f.op(f"shufflevector {first}, {wide} poison, <{lanes} x i32> zeroinitializer", self.dtype, lanes)
 
     def convert(self, how: str, dtype: Any) -> Value:
         """By LLVM's conversion instruction: `sext`, `fptrunc`, `bitcast`, ..."""
@@ -293,9 +292,7 @@ class Function:
         self._hint = ""
         self.block = "entry"
         self.arguments = [Value(self, dtype, f"%{self.fresh(label)}") for dtype, label in parameters]
-        signature = ", ".join(
-            f"ptr noundef {v.text}" if v.dtype == POINTER else str(v) for v in self.arguments
-        )
+        signature = ", ".join(f"ptr noundef {v.text}" if v.dtype == POINTER else str(v) for v in self.arguments)
         self.head = f"define {linkage} void @{name}({signature}) #0 {{".replace("  ", " ")
         module.functions.append(self)
 
@@ -362,8 +359,13 @@ class Function:
         if mask is None or lanes == 1:
             got = self.op(f"load {name}, {pointer}, align {align}", kept, lanes)
         else:
-            got = self.call("masked.load", kept, lanes, [pointer, *self._align(align), mask, self.const(0, kept, lanes)],
-                            suffix=f"{_suffix(kept, lanes)}.p0")
+            got = self.call(
+                "masked.load",
+                kept,
+                lanes,
+                [pointer, *self._align(align), mask, self.const(0, kept, lanes)],
+                suffix=f"{_suffix(kept, lanes)}.p0",
+            )
         return got != 0 if dtype == BOOL else got
 
     def store(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
@@ -373,8 +375,13 @@ class Function:
         if mask is None or value.lanes == 1:
             self.line(f"store {value}, {pointer}, align {align}")
         else:
-            self.call("masked.store", None, 1, [value, pointer, *self._align(align), mask],
-                      suffix=f"{_suffix(value.dtype, value.lanes)}.p0")
+            self.call(
+                "masked.store",
+                None,
+                1,
+                [value, pointer, *self._align(align), mask],
+                suffix=f"{_suffix(value.dtype, value.lanes)}.p0",
+            )
 
     def gather(self, pointers: Value, dtype: np.dtype[Any], mask: Value | None = None) -> Value:
         """One element from each of a vector of places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -11,22 +12,28 @@ import numpy as np
 
 from backlit.errors import IndexingError
 from backlit.executors.api import Array
-from backlit.executors.native import jit
+from backlit.executors.native import jit, threads
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import ENTRY, Program
 from backlit.executors.native.target import Target
+
+_WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their cost
+_WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth waking
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Code:
     """The machine code of a plan. May be run by several Python threads at once: each run has an arena of its own."""
 
-    def __init__(self, plan: Plan, target: Target) -> None:
+    def __init__(self, plan: Plan, target: Target, shares: int = 0) -> None:
         self.plan, self.target = plan, target
-        program = Program(plan, target)
+        self.shares = shares or shares_for(plan)
+        program = Program(plan, target, self.shares)
         self._checks = program.checks
         self._code = jit.compile_text(program.text, target)
         p, n = ctypes.c_void_p, ctypes.c_int64
         self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
+        self.seconds = seconds_for(plan)
         self._constants = [a.ctypes.data for a in plan.constants]
         self._arenas: list[Array] = []
         self._lock = threading.Lock()
@@ -42,7 +49,11 @@ class Code:
         if arena is None:
             arena = _arena(self.plan.arena)
         try:
-            self._step(table, arena.ctypes.data, status, barrier, 0, 1, first, last)
+            place = arena.ctypes.data
+            threads.run(
+                self.shares if self.seconds * (last - first) > _WORTH_WAKING else 1,
+                lambda me, all: self._step(table, place, status, barrier, me, all, first, last),
+            )
         finally:
             with self._lock:
                 self._arenas.append(arena)
@@ -57,6 +68,16 @@ class Code:
             inputs=[i.type for i in node.inputs],
             site=node.site,
         )
+
+
+def seconds_for(plan: Plan) -> float:
+    """About how long one run (one step of a loop) takes on one thread."""
+    return plan.flops / 80e9 + plan.bytes / 20e9 + 1e-7 * len(plan.calls())
+
+
+def shares_for(plan: Plan) -> int:
+    """In how many shares the kernels are cut: one where barriers would cost more than they save."""
+    return min(8, max(1, PROCESSORS)) if seconds_for(plan) > _WORTH_SHARING else 1
 
 
 def usable(array: Array, writeable: bool = False) -> Array:

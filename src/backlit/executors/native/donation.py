@@ -1,8 +1,8 @@
 """Results written where their old values lie: parameters and the state of an optimiser are updated in place.
 
-A loop's new carry, or a result for which an input was given away, has memory of its own at first (`fresh`). It takes the
-memory of the old value (`old`) when nothing can tell the difference: one call writes it, no later call reads the old
-value, and that call itself reads the old value only at the element that it is about to write.
+A loop's new carry, or a result for which an input was given away, has memory of its own at first (`fresh`). It takes
+the memory of the old value (`old`) when nothing can tell the difference: one call writes it, no later call reads the
+old value, and that call itself reads the old value only at the element that it is about to write.
 """
 
 from __future__ import annotations

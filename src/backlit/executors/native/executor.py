@@ -9,12 +9,13 @@ import numpy as np
 from backlit.errors import UnsupportedError
 from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments, check_step
 from backlit.executors.native import jit
-from backlit.executors.native.code import Code, usable
+from backlit.executors.native.code import Code, shares_for, usable
 from backlit.executors.native.fusion import BLOCKS, VIEWS
 from backlit.executors.native.kernels import COMBINERS
 from backlit.executors.native.plan import Plan, plan
 from backlit.executors.native.program import Program
 from backlit.executors.native.steps import Steps
+from backlit.executors.native.table import table
 from backlit.executors.native.target import Target, known
 from backlit.ir import Graph
 from backlit.ops.record import OPS
@@ -30,7 +31,9 @@ class Native(Executor):
         self.target: Target = known(target)
 
     def supports(self, op: str) -> bool:
-        return op in OPS and (op in VIEWS | BLOCKS | {*COMBINERS, "contract", "gather", "iota"} or OPS[op].scalar is not None)
+        return op in OPS and (
+            op in VIEWS | BLOCKS | {*COMBINERS, "contract", "gather", "iota"} or OPS[op].scalar is not None
+        )
 
     def refuse_unsupported(self, graph: Graph) -> None:
         """As for every executor; and float16 where the processor lacks it."""
@@ -45,7 +48,9 @@ class Native(Executor):
     def plan(self, graph: Graph) -> Plan:
         """The kernels that a graph becomes, in order. Print it."""
         self.refuse_unsupported(graph)
-        return plan(simplify(graph))
+        found = plan(simplify(graph))
+        found.text = table(found, self.target, shares_for(found))
+        return found
 
     def llvm(self, graph: Graph) -> str:
         """The program of a graph in LLVM's language."""
@@ -77,8 +82,7 @@ class Compiled:
         check_arguments(graph.inputs, arrays)
         given = [usable(a, writeable=k in taken.values()) for k, a in enumerate(arrays)]
         results = [
-            given[taken[k]] if k in taken else np.empty(o.type.shape, o.type.dtype)
-            for k, o in enumerate(graph.outputs)
+            given[taken[k]] if k in taken else np.empty(o.type.shape, o.type.dtype) for k, o in enumerate(graph.outputs)
         ]
         self.code.run([*given, *results], 0, 1)
         return results

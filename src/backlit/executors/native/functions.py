@@ -46,7 +46,7 @@ _SINGLE = _Format(
     [1 / math.factorial(k) for k in range(2, 9)], [2 / (2 * k + 1) for k in range(1, 6)], 2.0**-126, 2.0**24, 24,
 )  # fmt: skip
 _DOUBLE = _Format(
-    np.dtype(np.int64), 52, 1023, 1.5 * 2.0**52, (6.93147180369123816490e-01, 1.90821492927058770002e-10), 709.8, -746.0,
+    np.dtype(np.int64), 52, 1023, 1.5 * 2.0**52, (6.9314718036912382e-01, 1.90821492927058770e-10), 709.8, -746.0,
     [1 / math.factorial(k) for k in range(2, 15)], [2 / (2 * k + 1) for k in range(1, 12)], 2.0**-1022, 2.0**54, 54,
 )  # fmt: skip
 _FORMATS = {F32: _SINGLE, F64: _DOUBLE}
@@ -61,10 +61,12 @@ def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
 
 
 def absolute(x: Value) -> Value:
+    """|x|: the sign bit off."""
     return x.f.call("fabs", x.dtype, x.lanes, [x])
 
 
 def copysign(size: Value, sign: Value) -> Value:
+    """`size` with the sign of `sign`."""
     return size.f.call("copysign", size.dtype, size.lanes, [size, sign])
 
 

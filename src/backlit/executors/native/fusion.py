@@ -30,6 +30,7 @@ _MEMBERS = 48
 
 
 def squeezed(node: Node) -> tuple[int, ...]:
+    """The shape of a node's (first) result without axes of size 1."""
     return tuple(n for n in node.types[0].shape if n != 1)
 
 
@@ -78,13 +79,11 @@ class Fusion:
         self._depth: dict[Node, int] = {}
         for node in graph.nodes:
             self._visit(node)
-        for output in graph.outputs:
-            if output not in self.home and output.op not in ("input", "constant", "item"):
-                self._place(output)
         self._part_updates()
         self._merge_maps()
         self._absorb_maps()
         self.stored = self._stored()
+        self.position = {g: k for k, g in enumerate(self.groups)}
 
     # --- placing
 
@@ -93,7 +92,7 @@ class Fusion:
             return
         depth = 1 + max((self._depth.get(i, 0) for i in node.inputs), default=0)
         if node.op in VIEWS or node.op == "iota":
-            if node in self.forced or depth > _DEPTH:
+            if node in self.forced or node in self.outputs or depth > _DEPTH:
                 self._place(node)
             else:
                 self._depth[node] = depth

@@ -44,10 +44,12 @@ Index: TypeAlias = tuple[Affine, ...]
 
 
 def zero(axes: int) -> Affine:
+    """0 everywhere."""
     return Affine(0, (0,) * axes)
 
 
 def counter(axis: int, axes: int) -> Affine:
+    """The counter of one axis."""
     return Affine(0, tuple(int(i == axis) for i in range(axes)))
 
 
@@ -100,7 +102,9 @@ def through(node: Node, index: Index, axes: int) -> Index:
         case "slice":
             return tuple((i * k).plus(a) for i, a, k in zip(index, p["start"], p["step"], strict=True))
         case "flip":
-            return tuple((i * -1).plus(n - 1) if a in p["axis"] else i for a, (i, n) in enumerate(zip(index, shape, strict=True)))
+            return tuple(
+                (i * -1).plus(n - 1) if a in p["axis"] else i for a, (i, n) in enumerate(zip(index, shape, strict=True))
+            )
         case "windows":
             moved = list(index[: len(shape)])
             for k, (a, s, d) in enumerate(zip(p["axes"], p["stride"], p["dilation"], strict=True)):

@@ -45,6 +45,12 @@ class Instruction:
     axes: tuple[tuple[int, int], ...] = ()
     hint: str = field(default="", compare=False)
 
+    @property
+    def at(self) -> Affine:
+        """The place, of an instruction that has one."""
+        assert self.place is not None
+        return self.place
+
 
 @dataclass(frozen=True, slots=True)
 class Nest:

@@ -49,6 +49,7 @@ class Lowering:
     def __init__(self, fusion: Fusion, buffers: Mapping[Any, Buffer], scratch: Callable[..., Buffer]) -> None:
         self.fusion, self.buffers, self.scratch = fusion, buffers, scratch
         self.names = fusion.graph.names()
+        self.now = 0  # the position of the group that is being lowered
         self.before: list[Call] = []  # what the kernel that is being lowered needs first
 
     def calls(self, group: Group) -> list[Call]:
@@ -62,7 +63,10 @@ class Lowering:
         return [c for c in found if c is not None]
 
     def buffer(self, node: Node) -> Buffer | None:
-        """The memory of a node, if it has any."""
+        """The memory of a node, if it has any by now. What is stored later only is computed here as well."""
+        home = self.fusion.home.get(node.inputs[0] if node.op == "item" else node)
+        if home is not None and self.fusion.position[home] > self.now:
+            return None
         if node.op == "item":
             return self.buffers.get((node.inputs[0], node.params["index"]))
         return self.buffers.get(node)
@@ -140,12 +144,11 @@ class Lowering:
         the smaller operand that has a last axis of the result is copied first, that axis innermost.
         """
         outer = len(body.space)
-        places = [body.code[k].place for k in operands]
         if operands[0] == operands[1] or any(body.code[k].op != "load" for k in operands) or not body.reduced:
             return None
         extents = body.space + body.reduced
+        places = [body.code[k].at for k in operands]
         p, q = places
-        assert p is not None and q is not None
         if math.prod(extents) < 512 or any(
             {p.strides[x], q.strides[x]} == {0, 1} and body.space[x] > 2 for x in range(outer)
         ):
@@ -166,7 +169,6 @@ class Lowering:
         elements, which, column = best
         k = operands[which]
         mine = places[which]
-        assert mine is not None
         axes = [x for x in range(len(extents)) if mine.strides[x] and x != column] + [column]
         shape = tuple(extents[x] for x in axes)
         instruction = body.code[k]
@@ -268,11 +270,18 @@ class Lowering:
             lead = len(space) - i.type.ndim
             steps = ix.row_major(i.type.shape)
             described.append(
-                (i.type.dtype, (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(i.type.shape, steps, strict=True)))
+                (
+                    i.type.dtype,
+                    (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(i.type.shape, steps, strict=True)),
+                )
             )
         k = len(indices)
         kernel = Scatter(
-            tuple(space), math.prod(shape[k:]), tuple(zip(shape[:k], strides[:k], strict=True)), tuple(described), node.type.dtype
+            tuple(space),
+            math.prod(shape[k:]),
+            tuple(zip(shape[:k], strides[:k], strict=True)),
+            tuple(described),
+            node.type.dtype,
         )
         if not math.prod(space) or not kernel.row:
             return [first]
@@ -335,6 +344,7 @@ class Body:
         self.arguments: list[Buffer] = []
         self.writes: set[int] = set()
         self.checked: list[tuple[Node, int, int]] = []
+        self.made: set[Node] = set()  # what is computed here, stored or not
 
     def emit(self, instruction: Instruction) -> int:
         if instruction.op != "store":
@@ -353,11 +363,8 @@ class Body:
 
     def argument(self, buffer: Buffer, write: bool = False) -> int:
         """The number of a buffer among the arguments. What is written and read has one number."""
-        for k, b in enumerate(self.arguments):
-            if b is buffer:
-                break
-        else:
-            k = len(self.arguments)
+        k = next((k for k, b in enumerate(self.arguments) if b is buffer), len(self.arguments))
+        if k == len(self.arguments):
             self.arguments.append(buffer)
         if write:
             self.writes.add(k)
@@ -423,6 +430,7 @@ class Body:
         if node.op in VIEWS:
             return self.value(node.inputs[0], ix.through(node, index, self.axes))
         assert is_pointwise(node), node
+        self.made.add(node)
         if node.op == "gather":
             return self._gathered(node, index)
         inputs = tuple(self.value(i, ix.broadcast(index, i.type.shape, self.axes)) for i in node.inputs)
@@ -468,8 +476,9 @@ class Body:
     # --- the kernel
 
     def call(self, group: Group) -> Call | None:
-        nodes = tuple(group.computes())
-        return self.call_of(nodes, self.lowering.names[nodes[-1]])
+        own = group.computes()
+        nodes = sorted({*self.made, *own}, key=lambda n: n.serial)
+        return self.call_of(tuple(nodes), self.lowering.names[own[-1]])
 
     def call_of(self, nodes: tuple[Node, ...], label: str) -> Call | None:
         """The finished kernel; None where it has nothing to do."""
@@ -532,7 +541,9 @@ def collapsed(
                 continue
         groups.append([axis])
     made = [
-        replace(i, place=Affine(i.place.offset, tuple(i.place.strides[g[-1]] for g in groups))) if i.place is not None else i
+        replace(i, place=Affine(i.place.offset, tuple(i.place.strides[g[-1]] for g in groups)))
+        if i.place is not None
+        else i
         for i in code
     ]
     sizes = [(math.prod(extents[a] for a in g), g[0] < outer) for g in groups]

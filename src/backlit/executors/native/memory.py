@@ -21,7 +21,7 @@ def place(program: Sequence[Any]) -> int:
     placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
     size = 0
     for buffer, (first, last) in sorted(spans.items(), key=lambda item: (-item[0].bytes, item[1])):
-        busy = sorted((o, e) for o, e, f, l in placed if f <= last and first <= l)
+        busy = sorted((o, e) for o, e, begin, finish in placed if begin <= last and first <= finish)
         offset = 0
         for start, end in busy:
             if offset + buffer.bytes <= start:

@@ -83,8 +83,7 @@ def _cycles(nest: Nest, axis: int, lanes: int) -> float:
     if axis >= 0:
         points = points // nest.space[axis] * math.ceil(nest.space[axis] / lanes)
     return points * (
-        steps * sum(_price(i, axis, lanes) for i in nest.prologue)
-        + sum(_price(i, axis, lanes) for i in nest.epilogue)
+        steps * sum(_price(i, axis, lanes) for i in nest.prologue) + sum(_price(i, axis, lanes) for i in nest.epilogue)
     )
 
 
@@ -245,8 +244,7 @@ class NestWriter:
             new.lanes, new.mask = lanes, mask
         for k, p in here.pointers.items():
             instruction = self.everything[k]
-            assert instruction.place is not None
-            stride = instruction.place.strides[axis]
+            stride = instruction.at.strides[axis]
             if stride and k not in new.values:
                 new.pointers[k] = p.at(i * stride, self.nest.arguments[instruction.argument])
         return new
@@ -341,7 +339,9 @@ class NestWriter:
             if k < first and not prologue_too:
                 continue
             if i.op == "store":
-                at_end = last and (depth == len(self.order) if k < first else depth == len(self.outer) and not prologue_too)
+                at_end = last and (
+                    depth == len(self.order) if k < first else depth == len(self.outer) and not prologue_too
+                )
                 if not at_end:
                     continue
             if k >= first and (depth > len(self.outer) or any(j not in here.values for j in i.inputs)):
@@ -372,8 +372,7 @@ class NestWriter:
                 return found
 
     def _lane_stride(self, i: Instruction) -> int:
-        assert i.place is not None
-        return i.place.strides[self.plan.vector] if self.plan.vector >= 0 else 0
+        return i.at.strides[self.plan.vector] if self.plan.vector >= 0 else 0
 
     def _places(self, i: Instruction, here: Point, pointer: Value) -> Value:
         """A vector of pointers, one a lane."""
@@ -398,9 +397,8 @@ class NestWriter:
             self.f.scatter(value.splat(here.lanes), self._places(i, here, pointer), here.mask)
 
     def _index(self, i: Instruction, here: Point) -> Value:
-        assert i.place is not None
-        total = self.f.index(i.place.offset)
-        for axis, stride in enumerate(i.place.strides):
+        total = self.f.index(i.at.offset)
+        for axis, stride in enumerate(i.at.strides):
             if stride:
                 total = total + here.counters[axis] * stride
         if here.lanes > 1 and self._lane_stride(i):
@@ -456,8 +454,12 @@ def report(f: Function, status: Value, code: Value, index: Value, wrong: Value) 
     def write() -> None:
         value = SCALARS.cast(index, I64).splat(wrong.lanes)
         if wrong.lanes > 1:
-            high = f.call("vector.reduce.smax", I64, 1, [wrong.select(value, np.iinfo(np.int64).min)], _i64s(wrong.lanes))
-            low = f.call("vector.reduce.smin", I64, 1, [wrong.select(value, np.iinfo(np.int64).max)], _i64s(wrong.lanes))
+            high = f.call(
+                "vector.reduce.smax", I64, 1, [wrong.select(value, np.iinfo(np.int64).min)], _i64s(wrong.lanes)
+            )
+            low = f.call(
+                "vector.reduce.smin", I64, 1, [wrong.select(value, np.iinfo(np.int64).max)], _i64s(wrong.lanes)
+            )
             value = (low < 0).select(low, high)
         f.store(value, status.at(1, I64))
         f.store(code + 1, status)

@@ -1,7 +1,7 @@
 """From a graph to a program: the kernels in order, and the memory that each works on.
 
-A program is a list of calls and loops. `plan` makes it for a graph; `Plan` holds it, says what it costs, and prints as a
-table.
+A program is a list of calls and loops. `plan` makes it for a graph; `Plan` holds it, says what it costs, and prints
+as a table.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Plan:
     constants: list[np.ndarray[Any, np.dtype[Any]]]
     arena: int  # bytes
     taken: dict[int, int]  # results that lie in the memory of an input: their numbers
+    text: str = ""  # as a table
+
+    def __str__(self) -> str:
+        return self.text
 
     def calls(self) -> list[Call]:
         """All calls, those of loops once."""
@@ -108,9 +112,10 @@ class Planner:
         while True:
             try:
                 return self._steps(graph, inputs, outputs, forced)
-            except NeedsMemory as e:
-                assert e.node not in forced, f"{e.node} has no memory although it should"
-                forced |= {e.node}
+            except NeedsMemory as need:
+                if need.node in forced:
+                    raise AssertionError(f"{need.node} has no memory although it should") from None
+                forced |= {need.node}
 
     def _steps(
         self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer], forced: frozenset[Node]
@@ -139,10 +144,12 @@ class Planner:
         lowering = Lowering(fusion, buffers, self.arena)
         steps: list[Any] = []
         for group in fusion.groups:
+            lowering.now = fusion.position[group]
             if group.kind == "scan":
                 steps += self._scan(group.roots[0], lowering, names)
             else:
                 steps += lowering.calls(group)
+        lowering.now = len(fusion.groups)
         for node, buffer in copies:
             call = lowering.copy(node, buffer, (node,))
             if call is not None:
@@ -201,7 +208,7 @@ def _key(node: Node) -> Any:
 
 
 def plan(graph: Graph, donate: Sequence[int] = ()) -> Plan:
-    """The program of a graph whose inputs and outputs are separate arrays; `donate` numbers inputs to be overwritten."""
+    """The program of a graph whose inputs and outputs are separate arrays; `donate` numbers inputs to overwrite."""
     planner = Planner()
     names = graph.names()
     inputs = [Buffer(n.type, names[n], "input", k) for k, n in enumerate(graph.inputs)]

@@ -1,12 +1,12 @@
 """Code for a Nest that is a product of matrices: a sum of a times b whose partial sums stay in registers.
 
-One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors. Others,
-the rows, move through a only. A tile of some rows by a few vectors is summed completely before anything is stored: each
-step along the inner axes loads the vectors of b once and one number of a for each row, so that most of the work is
-multiply-adds. The epilogue runs on the tile while it is in registers.
+One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors.
+Others, the rows, move through a only. A tile of some rows by a few vectors is summed completely before anything is
+stored: each step along the inner axes loads the vectors of b once and one number of a for each row, so that most of
+the work is multiply-adds. The epilogue runs on the tile while it is in registers.
 
-Every shape is known, so rows and columns are cut into tiles of nearly equal size and no tile needs a test; only the last
-vector of a row may be partly outside, under a mask.
+Every shape is known, so rows and columns are cut into tiles of nearly equal size and no tile needs a test; only the
+last vector of a row may be partly outside, under a mask.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     total = nest.prologue[3]
     if total.dtype.kind != "f" or total.dtype.itemsize < 4:
         return None
-    places = [nest.prologue[k].place for k in (0, 1)]
-    assert places[0] is not None and places[1] is not None
-    strides = [p.strides for p in places if p is not None]
+    strides = [nest.prologue[k].at.strides for k in (0, 1)]
     outer = range(len(nest.space))
     stored = [i.place.strides for i in nest.epilogue if i.op == "store" and i.place is not None]
     choices = []
@@ -198,8 +196,7 @@ class ProductWriter(NestWriter):
 
     def _offset(self, k: int, counters: Sequence[int]) -> int:
         """How far instruction k's place moves for these counters of a row."""
-        place = self.everything[k].place
-        assert place is not None
+        place = self.everything[k].at
         axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
         return sum(place.strides[a] * c for a, c in zip(axes, counters, strict=True))
 
@@ -309,8 +306,7 @@ class ProductWriter(NestWriter):
     ) -> list[Value]:  # fmt: skip
         """One step along the innermost axis: the outer product of a column of a and a row of b."""
         f, lanes, a, b = self.f, self.cut.lanes, self.cut.a, self.cut.b
-        place_a, place_b = self.everything[a].place, self.everything[b].place
-        assert place_a is not None and place_b is not None
+        place_a, place_b = self.everything[a].at, self.everything[b].at
         row = []
         for v in range(vectors):
             with f.naming("b"):

@@ -2,12 +2,12 @@
 
     step(table, arena, status, barrier, thread, threads, first, last)
 
-`table` holds the addresses of inputs, outputs and constants, `arena` that of the intermediate values. Every thread runs
-this function with its own number. A kernel's outermost axis is cut into `Program.shares` shares, each thread takes its
-own (with fewer threads, several), and they wait for one another at a barrier only before a kernel that touches what
-another thread's share has written or still reads. What a share computes does not depend on who computes it, so results
-do not depend on the number of threads. `first` and `last` are the steps of a loop whose length is not known when code is
-made.
+`table` holds the addresses of inputs, outputs and constants, `arena` that of the intermediate values. Every thread
+runs this function with its own number. A kernel's outermost axis is cut into `Program.shares` shares, each thread
+takes its own (with fewer threads, several), and they wait for one another at a barrier only before a kernel that
+touches what another thread's share has written or still reads. What a share computes does not depend on who computes
+it, so results do not depend on the number of threads. `first` and `last` are the steps of a loop whose length is not
+known when code is made.
 """
 
 from __future__ import annotations
@@ -64,11 +64,13 @@ class Program:
         return of_any_length(call.kernel, self.target) if isinstance(call.kernel, Nest) else call.kernel
 
     def _entry(self) -> None:
-        parameters = [(POINTER, n) for n in ("table", "arena", "status", "barrier")]
+        parameters: list[tuple[Any, str]] = [(POINTER, n) for n in ("table", "arena", "status", "barrier")]
         parameters += [(I64, n) for n in ("thread", "threads", "first", "last")]
         f = Function(self.module, ENTRY, parameters, linkage="")
         self.f = f
-        (self.table, self.arena, self.status, self.barrier, self.thread, self.threads, self.first, self.last) = f.arguments
+        (self.table, self.arena, self.status, self.barrier, self.thread, self.threads, self.first, self.last) = (
+            f.arguments
+        )
         self._fixed: dict[Buffer, Value] = {}
         for buffer in _roots(self.plan.steps):
             if buffer.kind == "arena":
@@ -136,9 +138,7 @@ class Program:
             self._wait()
         self._pending.append((call, share))
         f.comment(f"{call.label} = {', '.join(n.op for n in call.nodes)}")
-        arguments = [
-            self._address(b, rows).at(offset, b.type.dtype) for b, offset in call.arguments
-        ]
+        arguments = [self._address(b, rows).at(offset, b.type.dtype) for b, offset in call.arguments]
         base = len(self.checks)
         self.checks += call.checked
 

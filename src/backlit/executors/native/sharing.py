@@ -16,9 +16,10 @@ from backlit.executors.native.nest import schedule
 from backlit.executors.native.product import split_axis, tiling
 from backlit.executors.native.target import Target
 
+
 @dataclass(frozen=True)
 class Share:
-    """The axis of a kernel that is cut, its size, and how many points stay together. Axis -1: one thread does it all."""
+    """The axis of a kernel that is cut, its size, and how many points stay together. Axis -1: one thread does all."""
 
     axis: int
     extent: int
@@ -108,6 +109,7 @@ def conflicts(early: Call, late: Call) -> list[tuple[Buffer, Buffer]]:
 
 
 def overlap(a: Buffer, b: Buffer) -> bool:
+    """Whether two roots share memory."""
     if a is b:
         return True
     if a.kind != "arena" or b.kind != "arena":

@@ -16,7 +16,7 @@ from backlit.errors import Error
 
 @dataclass(frozen=True)
 class Target:
-    """A processor: LLVM's triple, CPU name and features; bytes in a vector register, and how many registers there are."""
+    """A processor: LLVM's triple, CPU name and features; bytes in a vector register, and how many there are."""
 
     name: str
     triple: str

@@ -19,13 +19,12 @@ def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
     if nest.prologue or [i.op for i in nest.epilogue] != ["load", "store"]:
         return None
     load, store = nest.epilogue
-    assert load.place is not None and store.place is not None
     lanes = target.lanes(load.dtype.itemsize)
     if load.dtype.kind != "f" or load.dtype.itemsize < 4:
         return None
     axes = range(len(nest.space))
-    source = next((a for a in axes if load.place.strides[a] == 1 and nest.space[a] >= lanes), -1)
-    result = next((a for a in axes if store.place.strides[a] == 1 and nest.space[a] >= 4), -1)
+    source = next((a for a in axes if load.at.strides[a] == 1 and nest.space[a] >= lanes), -1)
+    result = next((a for a in axes if store.at.strides[a] == 1 and nest.space[a] >= 4), -1)
     if source < 0 or result < 0 or source == result:
         return None
     return source, result
@@ -56,13 +55,15 @@ def _pair(f: Function, a: Value, b: Value, order: Sequence[int]) -> Value:
 def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, target: Target) -> None:
     """Squares first, then what is left of the rows, then what is left of the columns."""
     load, store = nest.epilogue
-    assert load.place is not None and store.place is not None
     dtype, (across, down) = load.dtype, axes
     lanes = target.lanes(dtype.itemsize)
     begin, end = f.arguments[2], f.arguments[3]
     others = [a for a in range(len(nest.space)) if a not in axes]
-    places = (load.place, store.place)
-    start = (f.arguments[load.argument].at(places[0].offset, dtype), f.arguments[store.argument].at(places[1].offset, dtype))
+    places = (load.at, store.at)
+    start = (
+        f.arguments[load.argument].at(places[0].offset, dtype),
+        f.arguments[store.argument].at(places[1].offset, dtype),
+    )
 
     def moved(pointers: tuple[Value, Value], axis: int, i: Value) -> tuple[Value, Value]:
         return (pointers[0].at(i * places[0].strides[axis], dtype), pointers[1].at(i * places[1].strides[axis], dtype))
@@ -92,6 +93,12 @@ def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, 
         f.loop(low, whole, lanes, strip, name="strip")
         f.loop(whole, high, 1, lambda j: f.loop(0, wide, 1, lambda i: single(i, j), name="rest") and None, name="left")
         if wide < nest.space[across]:
-            f.loop(low, high, 1, lambda j: f.loop(wide, nest.space[across], 1, lambda i: single(i, j)) and None, name="edge")
+            f.loop(
+                low,
+                high,
+                1,
+                lambda j: f.loop(wide, nest.space[across], 1, lambda i: single(i, j)) and None,
+                name="edge",
+            )
 
     level(0, start)

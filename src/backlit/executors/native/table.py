@@ -1,0 +1,100 @@
+"""A plan as a table that a person can read: one line a kernel, in the order in which they run.
+
+    #   what it computes   kind       loops            split    operations   bytes    made of
+
+`loops` are the axes of the result, then the reduced ones in brackets; the axis that is cut into vectors has the
+number of lanes after it, products say their tile. `split` is the axis that threads share; a line with a bar before
+its number waits for all threads first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from backlit.executors.native.kernels import Call, Nest
+from backlit.executors.native.nest import schedule
+from backlit.executors.native.plan import Plan, traffic
+from backlit.executors.native.product import tiling
+from backlit.executors.native.sharing import Share, needs_barrier, share_of
+from backlit.executors.native.target import Target
+from backlit.executors.native.transpose import turned_axes
+
+_HEAD = ("#", "computes", "kind", "loops", "split", "operations", "bytes", "made of")
+
+
+def table(plan: Plan, target: Target, shares: int) -> str:
+    """The lines of the table, and a summary."""
+    rows = [_HEAD, *_rows(plan.steps, target, shares, [])]
+    rows = [(str(k) if k and row[0] in ("", "|") else row[0], *row[1:]) for k, row in enumerate(rows)]
+    widths = [min(44, max(len(r[c]) for r in rows)) for c in range(len(_HEAD))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    calls = plan.calls()
+    kernels = len({c.kernel for c in calls})
+    lines.append(
+        f"{len(calls)} calls of {kernels} kernels, {short(plan.flops)} operations, {short(plan.bytes)}B moved, "
+        f"arena {short(plan.arena)}B, {shares} share{'s' * (shares > 1)} on {target.name}"
+    )
+    return "\n".join(lines)
+
+
+def _rows(
+    steps: Sequence[Any], target: Target, shares: int, pending: list[tuple[Call, Share]], indent: str = ""
+) -> Iterator[tuple[str, ...]]:
+    for step in steps:
+        if isinstance(step, Call):
+            share = share_of(step, target)
+            waits = shares > 1 and any(needs_barrier(c, s, step, share) for c, s in pending)
+            if waits:
+                pending.clear()
+            pending.append((step, share))
+            yield _row(step, target, share, waits, indent)
+            continue
+        yield from _rows(step.start, target, shares, pending, indent)
+        length = "any number of" if step.length is None else step.length
+        yield ("-", f"{indent}{step.label}:", f"loop of {length} steps", "", "", "", "", "")
+        yield from _rows([*step.calls, *step.moves], target, shares, pending, indent + "  ")
+        pending.clear()
+
+
+def _row(call: Call, target: Target, share: Share, waits: bool, indent: str) -> tuple[str, ...]:
+    kind, loops = describe(call, target)
+    ops = list(dict.fromkeys(n.op for n in call.nodes))
+    split = f"axis {share.axis}" if share.axis >= 0 else "-"
+    flops = getattr(call.kernel, "flops", 0)
+    return (
+        "|" if waits else "", f"{indent}{call.label}", kind, loops, f"{'| ' if waits else ''}{split}", short(flops),
+        short(traffic(call)), ", ".join(ops),
+    )  # fmt: skip
+
+
+def describe(call: Call, target: Target) -> tuple[str, str]:
+    """What kind of kernel a call has, and its loops."""
+    kernel = call.kernel
+    if not isinstance(kernel, Nest):
+        return type(kernel).__name__.lower(), " ".join(
+            map(str, getattr(kernel, "shape", kernel.space if hasattr(kernel, "space") else ()))
+        )
+    cut = tiling(kernel, target)
+    plan = schedule(kernel, target)
+    vector, lanes = (cut.columns, cut.lanes) if cut is not None else (plan.vector, plan.lanes)
+    sizes = [f"{n}/{lanes}" if a == vector else str(n) for a, n in enumerate(kernel.space + kernel.reduced)]
+    outer, inner = sizes[: len(kernel.space)], sizes[len(kernel.space) :]
+    loops = " ".join(outer) + (f" [{' '.join(inner)}]" if inner else "")
+    if cut is not None:
+        rows = cut.rows
+        for a in cut.whole:
+            rows *= kernel.space[a]
+        return f"product {rows}x{cut.vectors}", loops
+    if kernel.prologue:
+        return "reduce", loops
+    return "turn" if turned_axes(kernel, target) is not None else "map", loops
+
+
+def short(n: float) -> str:
+    """1234567 as 1.2M."""
+    for unit in ("", "k", "M", "G", "T"):
+        if n < 1000 or unit == "T":
+            return f"{n:.0f}{unit}" if unit == "" or n >= 100 else f"{n:.1f}{unit}"
+        n /= 1000
+    return ""

@@ -1,0 +1,114 @@
+"""Threads that run one program together.
+
+The helpers are Python threads that enter the same machine code as the caller, each with its own number; the
+interpreter lock is released in there. They are started when first needed and sleep between calls. Only one program at
+a time has them: another one (from another Python thread, or from within a worker of joblib or multiprocessing) runs
+alone, with the same results. A forked child starts without helpers.
+
+`BACKLIT_THREADS` limits their number, as does `OMP_NUM_THREADS`, which joblib sets for its workers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+
+
+def available() -> int:
+    """How many threads a program may use here."""
+    if multiprocessing.parent_process() is not None:
+        return 1  # a worker among others
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in ("BACKLIT_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "")
+        if text.isdigit() and int(text) > 0:
+            count = min(count, int(text))
+    return count
+
+
+class Pool:
+    """Helpers numbered from 1; the caller is 0."""
+
+    def __init__(self) -> None:
+        self._busy = threading.Lock()
+        self._helpers: list[_Helper] = []
+
+    def run(self, threads: int, work: Callable[[int, int], None]) -> None:
+        """work(thread, threads) on each of `threads` threads at once, or work(0, 1) if the helpers are busy."""
+        if threads <= 1 or not self._busy.acquire(blocking=False):
+            work(0, 1)
+            return
+        try:
+            while len(self._helpers) < threads - 1:
+                self._helpers.append(_Helper(len(self._helpers) + 1))
+            old = _pin(0)
+            started = self._helpers[: threads - 1]
+            for helper in started:
+                helper.start(lambda n: work(n, threads))
+            try:
+                work(0, threads)
+            finally:
+                for helper in started:
+                    helper.wait()
+                if old is not None:
+                    os.sched_setaffinity(0, old)
+        finally:
+            self._busy.release()
+
+
+class _Helper:
+    """A sleeping thread. Its locks are doors: released to let the other side through."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._work: Callable[[int], None] = lambda n: None
+        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._done.acquire()
+        threading.Thread(target=self._live, name=f"backlit-{number}", daemon=True).start()
+
+    def start(self, work: Callable[[int], None]) -> None:
+        self._work = work
+        self._go.release()
+
+    def wait(self) -> None:
+        self._done.acquire()
+
+    def _live(self) -> None:
+        _pin(self.number)
+        while True:
+            self._go.acquire()
+            self._work(self.number)
+            self._done.release()
+
+
+def _pin(number: int) -> set[int] | None:
+    """Keep the calling thread on one processor, so that two that spin do not land on the same; where it was before."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    old = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {_PROCESSORS[number % len(_PROCESSORS)]})
+    except OSError:  # the processor was taken away from this process
+        return None
+    return old
+
+
+_PROCESSORS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+_pool = Pool()
+
+
+def _forget() -> None:
+    global _pool
+    _pool = Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def run(threads: int, work: Callable[[int, int], None]) -> None:
+    """work(thread, threads) on so many threads at once, or work(0, 1) where they are not to be had."""
+    _pool.run(min(threads, available()), work)

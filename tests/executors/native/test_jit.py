@@ -1,0 +1,233 @@
+"""Machine code: the cache on disk, threads, processes, and other processors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import ops
+from backlit.errors import Error, IndexingError, UnsupportedError
+from backlit.executors.native import Native, jit
+from backlit.executors.native.target import known
+from backlit.ir import Graph, Type, make_node
+from backlit.tracing import input_node
+
+from . import programs
+
+X = np.linspace(-1, 1, 50, dtype=np.float32)
+
+
+def function(x):
+    return ops.sum(ops.tanh(x) * x)
+
+
+def run(target="host"):
+    return Native(target).compile(bl.trace(function, X))(X)[0]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BACKLIT_CACHE", str(tmp_path))
+    return tmp_path / "native"
+
+
+def test_code_is_kept_and_found_again(cache):
+    first = run()
+    (file,) = cache.glob("*.o")
+    stamp = file.stat().st_mtime_ns
+    assert run() == first
+    assert [f.stat().st_mtime_ns for f in cache.glob("*")] == [stamp]
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"x" * 5000])
+def test_a_damaged_file_is_not_used(cache, damage):
+    first = run()
+    (file,) = cache.glob("*.o")
+    file.write_bytes(damage)
+    assert run() == first
+    assert len(file.read_bytes()) > 100  # it was replaced
+
+
+def test_a_file_that_others_may_write_is_not_read(cache):
+    first = run()
+    (file,) = cache.glob("*.o")
+    file.chmod(0o666)
+    assert jit._read(file.stem) is None
+    assert run() == first
+    file.chmod(0o600)
+    assert jit._read(file.stem) is not None
+    cache.chmod(0o777)
+    assert jit.folder() is None
+    assert run() == first
+
+
+def test_no_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("BACKLIT_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run()
+    assert not list(tmp_path.rglob("*.o"))
+
+
+def test_a_place_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BACKLIT_CACHE", str(tmp_path / "file" / "below"))
+    assert jit.folder() is None
+    run()
+
+
+SCRIPT = """
+import numpy as np, backlit as bl
+from backlit import ops
+from backlit.executors.native import Native
+x = np.linspace(-1, 1, 50, dtype=np.float32)
+print(Native().compile(bl.trace(lambda x: ops.sum(ops.tanh(x) * x), x))(x)[0])
+"""
+
+
+def test_several_processes_at_once(cache):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, env=os.environ.copy())
+        for _ in range(3)
+    ]
+    printed = {p.communicate(timeout=120)[0] for p in processes}
+    assert len(printed) == 1
+    assert float(printed.pop()) == pytest.approx(float(run()), rel=1e-6)
+    assert not list(cache.glob("*.part"))
+
+
+# --- other processors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "registers"), [("avx512", "zmm"), ("avx2", "ymm"), ("sse2", "xmm"), ("neon", "v0.4s")]
+)
+def test_code_for_any_processor(target, registers):
+    function, args, _ = programs.cases("float32")["odd_mlp"]
+    text = Native(target).assembly(bl.trace(bl.value_and_grad(function), *args))
+    assert registers in text
+    wider = {"sse2": "ymm", "avx2": "zmm"}.get(target)
+    assert wider is None or wider not in text
+
+
+def test_code_for_arm_is_an_object_file():
+    graph = bl.trace(function, X)
+    assert jit.object_code(Native("neon").llvm(graph), known("neon"))[:4] == b"\x7fELF"
+
+
+def test_an_unknown_processor():
+    with pytest.raises(Error, match="no native target"):
+        known("z80")
+
+
+def test_the_text_says_what_it_is_for():
+    def f(x, w):
+        h = ops.tanh(x @ w)
+        return h * 2.0
+
+    text = Native().llvm(bl.trace(f, np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)))
+    assert "; tile of" in text
+    assert "contract" in text
+    assert "@step(" in text
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_op_is_refused_by_name():
+    x = input_node(Type(np.dtype(np.float32), (2,)), "x")
+    graph = Graph((x,), (make_node("fourier", (x,), x.types),))
+    with pytest.raises(UnsupportedError, match="fourier"):
+        Native().compile(graph)
+
+
+def test_float16_is_refused_where_the_processor_lacks_it():
+    graph = bl.trace(lambda x: x + x, np.ones(2, np.float16))
+    with pytest.raises(UnsupportedError, match="float16"):
+        Native("sse2").compile(graph)
+
+
+@pytest.mark.parametrize("index", [5, -6, 2**40])
+def test_an_index_out_of_range(index):
+    table, indices = np.ones((5, 3), np.float32), np.array([0, index, 2])
+    for f in (
+        lambda t, i: t[i],
+        lambda t, i: ops.scatter_add(t, i, 1.0),
+        lambda t, i: ops.take_along_axis(t, i[:, None], 0),
+    ):
+        run = Native().compile(bl.trace(f, table, indices))
+        with pytest.raises(IndexingError, match=f"index {index} is out of range: axis 0 has size 5"):
+            run(table, indices)
+
+
+# --- threads and processes --------------------------------------------------------------------------------------------
+
+
+def big():
+    n = programs.Normal("float32")
+    w = n(300, 300)
+    graph = bl.trace(lambda x: ops.tanh(x @ x) @ x, w)
+    return Native().compile(graph), w
+
+
+def test_several_python_threads_at_once():
+    compiled, w = big()
+    (wanted,) = compiled(w)
+    found, errors = [], []
+
+    def work():
+        try:
+            for _ in range(5):
+                found.append(compiled(w)[0])
+        except Exception as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert not errors
+    assert len(found) == 20
+    for a in found:
+        np.testing.assert_array_equal(a, wanted)
+
+
+def _in_a_worker(seed):
+    compiled, w = big()
+    return float(compiled(w)[0].sum())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking a process with threads is what is tested
+def test_forked_workers_after_a_start():
+    compiled, w = big()
+    wanted = float(compiled(w)[0].sum())
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(_in_a_worker, range(4)).get(timeout=120) == [wanted] * 4
+
+
+def test_a_fork_can_run_what_the_parent_compiled():
+    compiled, w = big()
+    wanted = compiled(w)[0].sum()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, b"1" if compiled(w)[0].sum() == wanted else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"1"
+    os.close(read)
+    os.close(write)
+
+
+def test_too_large_for_memory():
+    graph = bl.trace(lambda x: ops.broadcast_to(x, (2**40, 2**20)) + 1.0, np.ones((), np.float32))
+    with pytest.raises(MemoryError):
+        Native().compile(graph)(np.ones((), np.float32))

@@ -1,0 +1,101 @@
+"""Plans are data: how many kernels a program has, what they fuse, what they cost. A change shows up here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import ops
+from backlit.executors.native import Native
+from backlit.executors.native.kernels import Nest
+from backlit.executors.native.product import pieces, tiling
+
+from . import programs
+
+NATIVE = Native("avx512")
+
+
+def labels(graph):
+    return [" ".join(dict.fromkeys(n.op for n in c.nodes)) for c in NATIVE.plan(graph).calls()]
+
+
+def test_a_layer_is_one_kernel():
+    n = programs.Normal("float32")
+    graph = bl.trace(lambda x, w, b: ops.relu(x @ w + b), n(32, 20), n(20, 40), n(40))
+    assert labels(graph) == ["contract add relu"]
+
+
+def test_elementwise_chains_and_movement_cost_no_kernel():
+    x = np.ones((6, 8), np.float32)
+    graph = bl.trace(lambda x: ops.sum(ops.tanh(ops.flip(x.T)[1:, ::2] * 3.0 - 1.0) ** 2.0, 1), x)
+    assert len(labels(graph)) == 1
+
+
+def test_softmax_is_three_passes():
+    graph = bl.trace(lambda x: ops.softmax(x), np.ones((20, 30), np.float32))
+    assert len(labels(graph)) == 3
+
+
+@pytest.mark.parametrize(("name", "calls"), [("mlp", 19), ("convolution", 36), ("lstm", 30), ("attention", 40)])
+def test_the_number_of_kernels_of_a_gradient(name, calls):
+    function, args, _ = programs.cases("float32")[name]
+    assert len(labels(bl.trace(bl.value_and_grad(function), *args))) <= calls
+
+
+def test_operations_and_bytes_of_a_product():
+    n = programs.Normal("float32")
+    plan = NATIVE.plan(bl.trace(lambda x, w: x @ w, n(64, 100), n(100, 32)))
+    assert plan.flops == 2 * 64 * 100 * 32
+    assert plan.bytes == 4 * (64 * 100 + 100 * 32 + 64 * 32)
+
+
+def test_memory_is_shared_by_values_that_are_not_needed_at_once():
+    def deep(x, w):
+        for _ in range(20):
+            x = ops.tanh(x @ w)
+        return x
+
+    plan = NATIVE.plan(bl.trace(deep, np.ones((64, 64), np.float32), np.ones((64, 64), np.float32)))
+    assert plan.arena == 2 * 64 * 64 * 4
+
+
+def test_equal_layers_share_their_code():
+    def deep(ws, x):
+        for w, b in ws:
+            x = ops.tanh(x @ w + b)
+        return ops.sum(x)
+
+    def size(layers):
+        n = programs.Normal("float32")
+        graph = bl.trace(bl.value_and_grad(deep), [(n(24, 24), n(24)) for _ in range(layers)], n(10, 24))
+        return NATIVE.llvm(graph).count("\ndefine")
+
+    assert size(30) == size(10)
+
+
+def test_a_plan_prints_as_a_table():
+    function, args, _ = programs.cases("float32")["odd_mlp"]
+    text = str(NATIVE.plan(bl.trace(function, *args)))
+    first, *lines, last = text.splitlines()
+    assert first.split() == ["#", "computes", "kind", "loops", "split", "operations", "bytes", "made", "of"]
+    assert any("product" in line and "contract, add, relu" in line for line in lines)
+    assert "operations" in last
+    assert "avx512" in last
+
+
+def test_tiles_cover_a_product():
+    plan = NATIVE.plan(bl.trace(lambda x, w: x @ w, np.ones((37, 9), np.float32), np.ones((9, 50), np.float32)))
+    (call,) = plan.calls()
+    assert isinstance(call.kernel, Nest)
+    cut = tiling(call.kernel, NATIVE.target)
+    assert cut is not None
+    assert cut.lanes == 16
+    assert cut.rows * cut.vectors + cut.vectors + 1 <= 32
+    assert sum(c * s for c, s in pieces(37, cut.rows)) == 37
+
+
+def test_pieces_are_nearly_equal():
+    assert pieces(10, 4) == [(1, 4), (2, 3)]
+    assert pieces(8, 4) == [(2, 4)]
+    assert pieces(0, 4) == []
