@@ -105,6 +105,7 @@ def first_paragraph(documented: object) -> str:
 
 
 def layers_by_module() -> list[type[nn.Layer]]:
+    """The layers of backlit."""
     own = [kind for kind in kinds(nn.Layer).values() if kind.__module__.startswith("backlit.nn.")]
     return sorted(own, key=lambda kind: kind.__module__)
 

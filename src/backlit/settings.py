@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, field, fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -47,11 +47,11 @@ class Settings:
         KINDS[kind_of(cls)] = cls
 
     def __post_init__(self) -> None:
-        if not is_dataclass(self) or "__dataclass_params__" not in type(self).__dict__:
+        if not _is_dataclass(type(self)):
             raise SettingError(
                 f"{type(self).__name__} is no dataclass", fix="put @dataclass(frozen=True) above the class"
             )
-        for f in fields(self):
+        for f in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             check = f.metadata.get("check", _plain)
             try:
                 value = check(f.name, getattr(self, f.name))
@@ -69,6 +69,11 @@ def _is_own(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "backlit"
 
 
+def _is_dataclass(cls: type) -> bool:
+    """Whether the class itself is one, and not just a class that it is made from."""
+    return "__dataclass_params__" in vars(cls)
+
+
 def kind_of(cls: type[Settings]) -> str:
     """The name under which a class is registered."""
     return cls.__name__.lower()
@@ -77,7 +82,9 @@ def kind_of(cls: type[Settings]) -> str:
 def kinds(base: type[Any]) -> dict[str, type[Any]]:
     """The classes that can be made, of those that are a `base`, by name."""
     return {
-        k: c for k, c in KINDS.items() if issubclass(c, base) and not inspect.isabstract(c) and not k.startswith("_")
+        k: c
+        for k, c in KINDS.items()
+        if issubclass(c, base) and not inspect.isabstract(c) and _is_dataclass(c) and not k.startswith("_")
     }
 
 
@@ -141,7 +148,7 @@ def _written(value: Any, where: str) -> Any:
             return value.config()
         case Mapping():
             return {k: _written(v, where) for k, v in value.items()}
-        case tuple():
+        case tuple() | list():
             return [_written(v, where) for v in value]
         case None | bool() | int() | float() | str():
             return value
@@ -199,6 +206,8 @@ def _plain(name: str, value: Any) -> Any:
             return _plain(name, value.tolist())
         case list() | tuple():
             return tuple(_plain(name, v) for v in value)
+        case Mapping():
+            return {k: _plain(name, v) for k, v in value.items()}
         case np.generic():
             return value.item()
     return value

@@ -16,17 +16,6 @@ from backlit.ir import Type
 from backlit.nn.initializers import get as initializer_of
 from backlit.nn.initializers import initializer
 from backlit.nn.layer import Context, Layer, Value, Values
-from backlit.ops.activation import (
-    celu,
-    hard_sigmoid,
-    hard_silu,
-    hard_tanh,
-    log_sigmoid,
-    mish,
-    relu6,
-    selu,
-    softsign,
-)
 from backlit.settings import FUNCTIONS, function, setting
 
 
@@ -40,20 +29,20 @@ ACTIVATIONS: dict[str, Callable[[Value], Value]] = {
     "sigmoid": ops.sigmoid,
     "tanh": ops.tanh,
     "relu": ops.relu,
-    "relu6": relu6,
+    "relu6": ops.relu6,
     "leaky_relu": ops.leaky_relu,
     "elu": ops.elu,
-    "selu": selu,
-    "celu": celu,
+    "selu": ops.selu,
+    "celu": ops.celu,
     "gelu": ops.gelu,
     "silu": ops.silu,
-    "mish": mish,
+    "mish": ops.mish,
     "softplus": ops.softplus,
-    "softsign": softsign,
-    "hard_tanh": hard_tanh,
-    "hard_sigmoid": hard_sigmoid,
-    "hard_silu": hard_silu,
-    "log_sigmoid": log_sigmoid,
+    "softsign": ops.softsign,
+    "hard_tanh": ops.hard_tanh,
+    "hard_sigmoid": ops.hard_sigmoid,
+    "hard_silu": ops.hard_silu,
+    "log_sigmoid": ops.log_sigmoid,
     "exp": ops.exp,
     "softmax": ops.softmax,
     "log_softmax": ops.log_softmax,

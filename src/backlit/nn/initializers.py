@@ -95,7 +95,7 @@ class Orthogonal(Initializer):
     """A matrix with orthonormal rows or columns (whichever are fewer), times `gain`: keeps lengths.
 
     Weights of more than two axes count as a matrix of the last axis against all others. Drawn uniformly among all such
-    matrices: the Q of a normal matrix, with the signs of R's diagonal (Saxe et al. 2014, section 3; Mezzadri 2007).
+    matrices: the Q of a normal matrix, with the signs of R's diagonal (Saxe et al. 2014; Mezzadri 2007).
     """
 
     gain: float = number(1.0)

@@ -259,7 +259,7 @@ class Custom(Loss):
     It may take a third argument, the sample weights; otherwise there can be none.
     """
 
-    function: Callable[[Value, Value], Value] = setting(_function)
+    function: Callable[..., Value] = setting(_function)
     label = "custom"
 
     def __call__(self, predicted: Value, target: Value, sample_weight: Value = None) -> Value:

@@ -180,7 +180,7 @@ class LSTM(_Recurrent):
 
     Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000; order and equations are those of PyTorch
     and Keras, PyTorch's two biases being one here. `forget_bias` is added to the first b_f, so that at first the cell
-    remembers (Jozefowicz et al. 2015, section 2.2). Shapes as for SimpleRNN.
+    remembers (Jozefowicz et al. 2015). Shapes as for SimpleRNN.
     Parameters: weight W (features, 4 units), recurrent_weight U (units, 4 units), bias b (4 units,).
     """
 
