@@ -101,8 +101,19 @@ def check_arguments(inputs: Sequence[Any], arrays: Sequence[Array]) -> None:
 @cache
 def get(name: str = "auto") -> Executor:
     """The executor of a name; "auto" is the fastest one that this machine has. Raises Error for an unknown name."""
-    chosen = "reference" if name == "auto" else name
+    chosen = _best() if name == "auto" else name
     if chosen not in _KNOWN:
         raise Error(f"there is no executor {name!r}", fix=f"use one of auto, {', '.join(_KNOWN)}")
     module, cls = _KNOWN[chosen].split(":")
     return getattr(importlib.import_module(module), cls)()  # type: ignore[no-any-return]
+
+
+def _best() -> str:
+    """Machine code where this machine's processor is known, else the reference."""
+    try:
+        from backlit.executors.native.target import host
+
+        host()
+    except (Error, ImportError):
+        return "reference"
+    return "native"
