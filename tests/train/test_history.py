@@ -135,5 +135,5 @@ def test_time_left_comes_from_the_pace(monkeypatch):
             display.advance(display._step + 10, 10, dict)
         display.epoch(1, {})
         assert display._left() == "0:30 left"
-        assert display._rate == pytest.approx(10)
+        assert display._rate() == pytest.approx(10)
     assert np.isclose(display._share(), 0.25)

@@ -7,6 +7,7 @@ where the terminal is narrow, redrawn ten times a second, and left standing with
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from backlit.train.history import figure
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
-SMOOTHING_SECONDS = 3.0
-"""Steps a second are averaged over about this long."""
+WINDOW_SECONDS = 3.0
+"""Steps a second are those of about this long."""
 
 
 @dataclass
@@ -34,8 +35,7 @@ class Progress:
     done_epochs: int = 0
     _live: Any = field(init=False, default=None)
     _step: int = field(init=False, default=0)
-    _rate: float = field(init=False, default=0.0)
-    _last: tuple[float, int] = field(init=False, default=(0.0, 0))
+    _recent: deque[tuple[float, int]] = field(init=False, default_factory=deque)  # time, steps until then
     _began: float = field(init=False, default=0.0)
     _shown: float = field(init=False, default=0.0)
     _total: int = field(init=False, default=0)  # steps since the beginning of the display
@@ -48,7 +48,6 @@ class Progress:
 
         console = self.console if self.console is not None else Console(stderr=True)
         self._began = time.monotonic()
-        self._last = self._began, 0
         if self.shown and console.is_terminal:
             self._live = Live(get_renderable=lambda: self, console=console, refresh_per_second=10, transient=False)
             self._live.start()
@@ -67,12 +66,10 @@ class Progress:
         if self._live is not None and now - self._shown > 0.1:
             self._figures |= figures()
             self._shown = now
-        passed, before = now - self._last[0], self._last[1]
-        if passed > 0.05:
-            current = (self._total - before) / passed
-            weight = min(1.0, passed / SMOOTHING_SECONDS) if self._rate else 1.0
-            self._rate += weight * (current - self._rate)
-            self._last = now, self._total
+        if not self._recent or now - self._recent[-1][0] > 0.02:
+            self._recent.append((now, self._total))
+        while len(self._recent) > 2 and now - self._recent[0][0] > WINDOW_SECONDS:
+            self._recent.popleft()
 
     def epoch(self, number: int, figures: Mapping[str, float], note: str = "") -> None:
         """Epoch `number` (from 1) has ended with these figures."""
@@ -88,13 +85,19 @@ class Progress:
         within = self._step / self.steps if self.steps else 0.0
         return min(1.0, (self.done_epochs + within) / max(1, self.epochs))
 
+    def _rate(self) -> float:
+        """Steps a second; 0 while it is not known. The first call, which may have compiled, is left out."""
+        if len(self._recent) < 2:
+            return 0.0
+        (start, before), (end, after) = self._recent[0], self._recent[-1]
+        return (after - before) / (end - start)
+
     def _left(self) -> str:
-        ended = self.done_epochs >= self.epochs
-        if ended or self._live is None or not self._rate or not self.steps:
-            return f"{duration(time.monotonic() - self._began)}"
-        left = (self.epochs - self.done_epochs) * self.steps - self._step
-        measured = self._total / max(1e-9, time.monotonic() - self._began)  # with validation and all
-        return f"{duration(left / measured)} left"
+        """The time left, or that has passed where the other is not known or the run is done."""
+        rate = self._rate()
+        if self.done_epochs >= self.epochs or not rate or not self.steps:
+            return duration(time.monotonic() - self._began)
+        return f"{duration(((self.epochs - self.done_epochs) * self.steps - self._step) / rate)} left"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """What the display shows now."""
@@ -112,8 +115,8 @@ class Progress:
         head.add_row(words[0], bar, words[1], Text(words[2], style="cyan"))
         yield head
         parts = [(n, figure(v)) for n, v in self._figures.items() if n not in ("epoch", "step", "seconds")]
-        if self._rate:
-            parts.append(("steps/s", f"{self._rate:,.0f}" if self._rate >= 10 else f"{self._rate:.1f}"))
+        if rate := self._rate():
+            parts.append(("steps/s", f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"))
         line = Text()
         for name, value in parts:
             if line and len(line) + 3 + len(name) + 1 + len(value) > options.max_width:
