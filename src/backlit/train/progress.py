@@ -1,7 +1,7 @@
 """The live display of a run: epoch, loss, metrics, learning rate, time left, steps a second.
 
-Shown on a terminal only; a pipe, a file or a log sees nothing. It is two lines at the bottom of the terminal that wrap
-where the terminal is narrow, redrawn ten times a second, and left standing with the final figures.
+Shown on a terminal and in a notebook; a pipe, a file or a log sees nothing. It is two lines at the bottom of the
+terminal that wrap where it is narrow, redrawn ten times a second, and left standing with the final figures.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from backlit.train.history import figure
@@ -48,7 +49,7 @@ class Progress:
 
         console = self.console if self.console is not None else Console(stderr=True)
         self._began = time.monotonic()
-        if self.shown and console.is_terminal:
+        if self.shown and (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))):
             self._live = Live(get_renderable=lambda: self, console=console, refresh_per_second=10, transient=False)
             self._live.start()
         return self

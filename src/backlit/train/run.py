@@ -167,8 +167,6 @@ class Run:
                     fix='lower the learning rate, or use on_nan="raise" to see where it arises',
                 )
             figures["skipped"] = round(share * moment.batch)
-        trainer.moment = Moment(moment.carry, moment.epoch + 1)
-        trainer.epoch_start, trainer.rollbacks = trainer.moment, 0
         trainer.sync()
         if self.validate is not None:
             figures |= {f"val_{name}": value for name, value in self.validate().items()}
@@ -177,6 +175,8 @@ class Run:
         columns |= {"learning_rate": trainer.learning_rate, "seconds": now - self.began}
         self.began = now
         record = Epoch(moment.epoch + 1, moment.step, columns)
+        trainer.moment = Moment(moment.carry, moment.epoch + 1)
+        trainer.epoch_start, trainer.rollbacks = trainer.moment, 0
         trainer.history.append(record)
         for callback in self.callbacks:
             callback.on_epoch(trainer, record)

@@ -87,6 +87,7 @@ class Trainer:
         self.executor = get(executor) if isinstance(executor, str) else executor
         self.on_nan = on_nan
         self.objective = Objective(net, losses.get(loss), *metrics_by_name(metrics), penalty)
+        losses.refuse_probabilities(self.objective.loss, net.layers)
         self.history = History()
         held = _copy(net.params), _copy(net.state)
         key = ops.random.key(0)  # that of the seed, as soon as a run begins
