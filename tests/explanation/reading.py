@@ -16,7 +16,7 @@ from backlit.ops.record import OPS
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf\b|nan\b)|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<note>⟨[^⟩]*⟩)|(?P<sign>//|<<|>>|[-+·/^()\[\],|&~<>=≤≥≠@;]))"
+    r"|(?P<note>⟨[^⟩]*⟩)|(?P<sign>//|<<|>>|[-+·/^()\[\],|&~<>=≤≥≠@⊙ᵀ×]))"
 )
 
 
@@ -67,7 +67,7 @@ class Reader:
         value = self.sum()
         tests = {"<": "less", ">": "greater", "=": "equal", "≤": "less_equal", "≥": "greater_equal", "≠": "not_equal"}
         while sign := self.take(*tests):
-            value = bool(OPS[tests[sign]].numpy(value, self.sum()))
+            value = OPS[tests[sign]].numpy(np.asarray(value), np.asarray(self.sum()))[()]
         return value
 
     def sum(self):
@@ -79,11 +79,13 @@ class Reader:
 
     def product(self):
         value = self.power()
-        while sign := self.take("·", "/", "//", "mod"):
+        while sign := self.take("·", "⊙", "@", "/", "//", "mod"):
             other = self.power()
             with np.errstate(all="ignore"):
                 value = {
                     "·": lambda a, b: a * b,
+                    "⊙": lambda a, b: a * b,
+                    "@": lambda a, b: a @ b,
                     "/": np.divide,
                     "//": np.floor_divide,
                     "mod": np.remainder,
@@ -92,10 +94,31 @@ class Reader:
 
     def power(self):
         value = self.atom()
+        while self.take("ᵀ"):
+            value = value.T
         if self.take("^"):
             with np.errstate(all="ignore"):
-                return np.power(np.float64(value), self.power())
+                return np.power(np.asarray(value, np.float64)[()], self.power())
         return value
+
+    def items(self):
+        """A list of numbers, or a condition in brackets: 1 where it holds, else 0."""
+        found = [self.choice()]
+        while self.take(","):
+            found.append(self.choice())
+        self.expect("]")
+        if len(found) == 1 and np.asarray(found[0]).dtype == bool:
+            return np.asarray(found[0], np.float64)[()]
+        return np.array(found)
+
+    def sizes(self):
+        """Sizes or axes after the first argument: `2×3`, `axis=0, 1`."""
+        if self.take("axis"):
+            self.expect("=")
+        found = [int(self.atom())]
+        while self.take("×", ","):
+            found.append(int(self.atom()))
+        return tuple(found)
 
     def atom(self):
         if self.take("("):
@@ -103,9 +126,7 @@ class Reader:
             self.expect(")")
             return value
         if self.take("["):
-            value = self.choice()
-            self.expect("]")
-            return np.float64(value)
+            return self.items()
         if self.take("|"):
             value = self.choice()
             self.expect("|")
@@ -121,21 +142,61 @@ class Reader:
         assert kind == "name", f"cannot read {text!r}"
         self.expect("(")
         arguments = [self.choice()]
+        if text in _SHAPED:
+            self.expect(",")
+            value = _SHAPED[text](arguments[0], self.sizes())
+            self.expect(")")
+            return value
         while self.take(","):
             arguments.append(self.choice())
         self.expect(")")
         if text in ("max", "min"):
             return getattr(np, text)(arguments)
+        if text in _WHOLE:
+            return _WHOLE[text](*arguments)
         with np.errstate(all="ignore"):
             return OPS[text].numpy(*map(np.asarray, arguments))[()]
 
 
+def _softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+# what stands in formulas of whole arrays
+_SHAPED = {"sum": np.sum, "reshape": np.reshape, "broadcast": np.broadcast_to}
+_WHOLE = {
+    "row_sums": lambda x: np.sum(x, -1, keepdims=True),
+    "softmax": _softmax,
+    "log_softmax": lambda x: np.log(_softmax(x)),
+}
+# what is told by name alone, without all its settings
+_NAMED_ONLY = (
+    "windows(",
+    "contract(",
+    "gather(",
+    "slice(",
+    "pad(",
+    "flip(",
+    "concat(",
+    "fold(",
+    "scatter_add(",
+    "max(",
+    "transpose(",
+)
+
+
 def read(text: str) -> float:
     """The number that a printed expression comes to."""
+    return float(read_array(text))
+
+
+def read_array(text: str):
+    """The numbers that a printed expression comes to."""
     reader = Reader(text)
     value = reader.choice()
     assert not reader.peek(), f"{reader.peek()!r} is left over in {text!r}"
-    return float(value)
+    return np.asarray(value)
 
 
 def agrees(value: float, printed: str) -> bool:
@@ -153,11 +214,14 @@ def check_lines(derivation) -> int:
     """Assert that every printed line of a derivation is true; how many there are."""
     lines = 0
     for step in derivation.steps:
-        if step.expression is None or step.shape:
+        if step.expression is None or not step.complete:
             continue
-        found = read(step.substituted)
-        assert agrees(found, step.text), f"({step.number}) {step.substituted} is {found!r}, printed {step.text}"
-        if step.chain is None or step.folded:
-            assert step.symbolic
+        whole = step.shape or any(np.ndim(o.value) for o in step.operands)
+        if whole and any(name in step.substituted for name in _NAMED_ONLY):
+            continue
+        found, printed = read_array(step.substituted), re.findall(r"[^\s,\[\]]+", step.text)
+        assert found.size == len(printed), f"({step.number}) {step.substituted} is {found}, printed {step.text}"
+        for value, text in zip(found.ravel(), printed, strict=True):
+            assert agrees(float(value), text), f"({step.number}) {step.substituted} is {found}, printed {step.text}"
         lines += 1
     return lines

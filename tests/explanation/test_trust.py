@@ -118,11 +118,7 @@ def test_every_printed_line_is_true(steps, shape, seed, terms, digits, view, sin
     loss = program(steps)
     element = tuple(int(rng.integers(n)) for n in shape)
     wrt = f"w[{', '.join(map(str, element))}]" if shape else "w"
-    try:
-        d = bl.explain(loss, w, x, wrt=wrt, terms=terms, digits=digits, view=view)
-    except bl.errors.GradientError as e:
-        assert "paths lead through more than" in str(e)
-        return
+    d = bl.explain(loss, w, x, wrt=wrt, terms=terms, digits=digits, view=view)
     check_lines(d)
     gradient = bl.grad(loss)(w, x)[element]
     size = max(1.0, float(np.max(np.abs(bl.grad(loss)(w, x)))))
@@ -156,7 +152,7 @@ def test_every_printed_line_of_larger_graphs_is_true(steps, shape, seed, terms, 
 def test_a_formula_that_does_not_give_the_value_is_refused():
     a, b = (Operand(Symbol(n), v, n) for n, v in (("a", 0.5), ("b", 3.0)))
     fitted(product([a, b]), 1.5, 6)
-    with pytest.raises(LegalityError, match="where the run gave 1.6"):
+    with pytest.raises(LegalityError, match=r"where the run gave 1\.6"):
         fitted(product([a, b]), 1.6, 6)
 
 

@@ -24,6 +24,7 @@ from backlit.ir import Node, Scope
 
 Closed = Callable[[Reader, Element], Expression]
 _LARGE = 300.0  # e^x of a larger x is not written out
+_MANY = 64  # classes, of which all are looked at for a common factor
 
 
 @dataclass(frozen=True)
@@ -181,15 +182,15 @@ def _through_log(c: Composite, outer: Node, p: Node) -> Closed:
         row, i = _along(p.type.shape, c.axis, element), element[c.axis]
         h = np.array([r.values[outer][e] for e in row], np.float64)
         own = r.at(p, element)
+        if len(row) <= _MANY:
+            soft = _targets([r.definition(outer, e) for e in row])
+            if soft is not None:
+                scale, targets = soft
+                return product([negative(scale), total([own, negative(targets[i])])])
         hits = np.flatnonzero(h)
         if len(hits) == 1:  # one class is the right one
             scale = r.at(outer, row[int(hits[0])])
             return product([negative(scale), total([own, negative(Number(1.0 if i == hits[0] else 0.0))])])
-        if len(row) <= 64:
-            soft = _targets([r.at(outer, e) for e in row])
-            if soft is not None:
-                scale, targets = soft
-                return product([negative(scale), total([own, negative(targets[i])])])
         together = r.fold("sum", h, lambda j: r.at(outer, row[j]))
         return total([r.at(outer, element), negative(product([own, together]))])
 

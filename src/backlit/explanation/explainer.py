@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,10 +30,14 @@ _FEW, _MOST = 200, 20_000  # numbers that paths may lead through, when they come
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked: a traced function with its arguments, and one element of one of them."""
+    """What is asked: a graph whose first output is the loss, its arguments by name, and an element of one of them.
 
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
+    `loss` is what the loss is called where nothing else names it. For the rest see `explain`.
+    """
+
+    graph: Graph
+    paths: tuple[str, ...]
+    arrays: tuple[Any, ...]
     wrt: str
     verify: bool = True
     lr: float | None = None
@@ -92,19 +96,20 @@ def explain(
         function, arguments = networks.function_of(function, arguments, loss, training, key, mask)
     elif loss is not None:
         raise GradientError("loss= is for networks", fix="let the function give the loss itself")
-    problem = Problem(function, arguments, wrt, verify, lr, optimizer, state, unfolded)
+    trace = trace_function(function, *arguments)
+    refuse_leaks(trace.graph)
+    arrays = tuple(as_array(leaf, path) for leaf, path in zip(trace.leaves, trace.paths, strict=True))
+    problem = Problem(trace.graph, trace.paths, arrays, wrt, verify, lr, optimizer, state, unfolded)
     return derive(problem, Options(view, terms, depth, digits))
 
 
 def derive(problem: Problem, options: Options) -> Derivation:
     """The derivation that answers a problem."""
-    trace = trace_function(problem.function, *problem.arguments)
-    refuse_leaks(trace.graph)
-    arrays = [as_array(leaf, path) for leaf, path in zip(trace.leaves, trace.paths, strict=True)]
-    i, element = located(problem.wrt, trace.paths, [a.shape for a in arrays], whole=options.view == "matrix")
-    gradient_graph(trace.graph, [i])  # says what is wrong, if something is
-    leaf = trace.graph.inputs[i]
-    plan = updates.plan(problem, trace, i)
+    arrays = list(problem.arrays)
+    i, element = located(problem.wrt, problem.paths, [a.shape for a in arrays], whole=options.view == "matrix")
+    gradient_graph(problem.graph, [i])  # says what is wrong, if something is
+    leaf = problem.graph.inputs[i]
+    plan = updates.plan(problem, i)
     run = execute(plan.graph, [*arrays, *plan.arrays], [leaf, *plan.others], plan.outputs, folded=not problem.unfolded)
     quantities = chosen(run, problem.loss, None if plan.new is None else (leaf, plan.new))
     if options.view == "matrix":

@@ -128,7 +128,9 @@ def _latex_glyph(op: str) -> str:
         return f"\\{op}"
     own = rf"\operatorname{{{''.join(_ESCAPES.get(c, c) for c in op)}}}"
     notation = OPS[op].notation if op in OPS else None
-    return own if notation is None else f" {notation.latex} " if notation.latex else own
+    if notation is None or not notation.latex:
+        return own
+    return f" {notation.latex} " if notation.form == "infix" else notation.latex
 
 
 LATEX = Dialect(
@@ -202,7 +204,15 @@ def _gradient(d: Derivation) -> Symbol:
     return Symbol(d.wrt.name, d.wrt.layer, d.wrt.index, d.wrt.step, over=d.loss)
 
 
-_PLAIN = {"δ": r"$\delta$", "∂": r"$\partial$", "→": r"$\to$", "⁺": "$^+$", "⁻": "$^-$", "\\": r"\textbackslash{}"}
+_PLAIN = {
+    "δ": r"$\delta$",
+    "∂": r"$\partial$",
+    "→": r"$\to$",
+    "×": r"$\times$",
+    "⁺": "$^+$",
+    "⁻": "$^-$",
+    "\\": r"\textbackslash{}",
+}
 
 
 def _words(text: str) -> str:

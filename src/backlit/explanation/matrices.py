@@ -28,23 +28,23 @@ class Matrices:
     maker: Maker
     q: Quantity
 
-    def at(self, node: Node) -> Expression:
-        """A node, in terms of quantities."""
+    def at(self, node: Node, spread: bool = False) -> Expression:
+        """A node, in terms of quantities; `spread` where a single number may stand for an array of equal ones."""
         quantities = self.maker.quantities
         found = quantities.of.get(node)
         root = self.q.forward if self.q.kind == "gradient" else self.q.node.origin
         if found is None and root is not None:
             found = quantities.gradient_at(node, root, itself=self.q.kind == "helper")
-        return self.definition(node) if found is None else whole(self.maker, found)
+        return self.definition(node, spread) if found is None else whole(self.maker, found)
 
-    def definition(self, node: Node) -> Expression:
+    def definition(self, node: Node, spread: bool = False) -> Expression:
         """The same, looking into a quantity."""
         run = self.maker.run
         values = run.values[node]
         if node in self.maker.quantities.fixed or node.op == "constant" or opaque(node):
-            flat = np.unique(values)
-            if flat.size == 1:  # one number, repeated
-                return Number(flat[0].item())
+            first = values.flat[0] if values.size else 0.0
+            if not values.ndim or (spread and np.all(values == first)):
+                return Number(np.asarray(first).item())
             return Number(values)
         x = node.inputs
         composite = next((c for c in run.composites if c.y is node and node in run.closed), None)
@@ -59,7 +59,7 @@ class Matrices:
             case "sum":
                 return Apply("sum_of", (self.at(x[0]),), params=(("axis", node.params["axis"]),))
             case "multiply" if x[0].type.shape and x[1].type.shape:
-                return hadamard([self.at(i) for i in x])
+                return hadamard([self.at(i, spread=True) for i in x])
             case "permute_dims" if node.params["axes"] == (1, 0):
                 return Apply("transpose", (self.at(x[0]),))
             case "stop_gradient":
@@ -71,12 +71,12 @@ class Matrices:
                     x = x[0].inputs
                 return Apply(node.op, (self.at(x[0]),), params=(("shape", node.params["shape"]),))
             case "where" if self._zero(x[2]):
-                return hadamard([self.at(x[1]), bracket(self.at(x[0]))])
+                return hadamard([self.at(x[1], spread=True), bracket(self.at(x[0]))])
             case "cast":
                 inner = self.at(x[0])
                 return bracket(inner) if x[0].type.dtype.kind == "b" else inner
         if node.op in OPS and OPS[node.op].family == "elementwise":
-            return apply(node.op, [self.at(i) for i in x], tuple(sorted(node.params.items())))
+            return apply(node.op, [self.at(i, spread=True) for i in x], tuple(sorted(node.params.items())))
         return Apply(node.op, tuple(self.at(i) for i in x), params=tuple(sorted(node.params.items())))
 
     def _closed(self, node: Node) -> Expression | None:

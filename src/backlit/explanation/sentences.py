@@ -35,6 +35,8 @@ def _count(n: int, what: str) -> str:
 def _forward(step: Step, q: Quantity) -> str:
     e = step.expression
     name = plain(step.symbol)
+    if step.kind == "update" and step.symbol.new and step.operands:
+        return f"The new value, from {_listed(step)}."
     tail = f" {_count(step.folded, 'more term')} in one number." if step.folded and _top(e) != "max" else ""
     match e:
         case Operand():
@@ -63,8 +65,6 @@ def _forward(step: Step, q: Quantity) -> str:
             )
         case Apply(op=op, args=(Operand() as z,)) if op in _FUNCTIONS:
             return f"{name} is {_FUNCTIONS[op]} of {plain(z.symbol)}."
-    if step.kind == "update" and step.symbol.new:
-        return f"The new value, from {_listed(step)}."
     if step.kind == "loss":
         return f"{name} is the number whose gradient is wanted.{tail}"
     return f"{name} follows from {_listed(step)}.{tail}"

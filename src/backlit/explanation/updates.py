@@ -12,7 +12,7 @@ from backlit.explanation.steps import Element, operands
 from backlit.ir import Graph, Node
 from backlit.ops.record import Value
 from backlit.pytree import as_array, flatten
-from backlit.tracing import Trace, Traced, input_node, type_of
+from backlit.tracing import Traced, input_node, type_of
 
 
 @dataclass
@@ -32,16 +32,17 @@ class Plan:
     new: Node | None = None
 
 
-def plan(problem: Any, trace: Trace, i: int) -> Plan:
+def plan(problem: Any, i: int) -> Plan:
     """The update that a problem asks for."""
-    leaf = trace.graph.inputs[i]
-    found = Plan(trace.graph)
+    graph: Graph = problem.graph
+    leaf = graph.inputs[i]
+    found = Plan(graph)
     if problem.optimizer is None and problem.lr is None:
         return found
     if problem.optimizer is None:
         rate = as_array(type_of_rate(problem.lr, leaf))
         lr = input_node(type_of(rate), "lr")
-        found.graph = Graph((*trace.graph.inputs, lr), trace.graph.outputs, trace.graph.name)
+        found.graph = Graph((*graph.inputs, lr), graph.outputs, graph.name)
         found.arrays = [rate]
 
         def outputs(gradients: Sequence[Value]) -> list[Value]:
@@ -54,7 +55,7 @@ def plan(problem: Any, trace: Trace, i: int) -> Plan:
 
         found.outputs = outputs
         return found
-    return _optimizer(problem, trace, i, found)
+    return _optimizer(problem, i, found)
 
 
 def unplaced(node: Node) -> Node:
@@ -69,24 +70,24 @@ def type_of_rate(rate: float, leaf: Node) -> Any:
     return leaf.type.dtype.type(rate)
 
 
-def _optimizer(problem: Any, trace: Trace, i: int, found: Plan) -> Plan:
+def _optimizer(problem: Any, i: int, found: Plan) -> Plan:
     """The step of an optimiser for all parameters beside the chosen one: those of the same argument."""
     from backlit.optim import optimizer as optim
 
     rule = optim.get(problem.optimizer, **({} if problem.lr is None else {"learning_rate": problem.lr}))
-    root = trace.paths[i].split(".")[0].split("[")[0]
-    names = {p: k for k, p in enumerate(trace.paths) if p.split(".")[0].split("[")[0] == root}
-    names = {p: k for p, k in names.items() if trace.graph.inputs[k].type.dtype.kind == "f"}
-    nodes = {p: trace.graph.inputs[k] for p, k in names.items()}
-    arrays = {p: as_array(trace.leaves[k]) for p, k in names.items()}
+    root = problem.paths[i].split(".")[0].split("[")[0]
+    names = {p: k for k, p in enumerate(problem.paths) if p.split(".")[0].split("[")[0] == root}
+    names = {p: k for p, k in names.items() if problem.graph.inputs[k].type.dtype.kind == "f"}
+    nodes = {p: problem.graph.inputs[k] for p, k in names.items()}
+    arrays = {p: problem.arrays[k] for p, k in names.items()}
     state = problem.state if problem.state is not None else rule.init(arrays)
     leaves, paths, structure = flatten(state)
     state_arrays = [as_array(v) for v in leaves]
-    own = [path.removesuffix(f".{trace.paths[i]}") for path in paths]
+    own = [path.removesuffix(f".{problem.paths[i]}") for path in paths]
     state_nodes = [input_node(type_of(a), name) for a, name in zip(state_arrays, own, strict=True)]
-    found.graph = Graph((*trace.graph.inputs, *state_nodes), trace.graph.outputs, trace.graph.name)
+    found.graph = Graph((*problem.graph.inputs, *state_nodes), problem.graph.outputs, problem.graph.name)
     found.arrays = state_arrays
-    leaf = trace.graph.inputs[i]
+    leaf = problem.graph.inputs[i]
     found.others = [n for n in nodes.values() if n is not leaf]
 
     def outputs(gradients: Sequence[Value]) -> list[Value]:
@@ -98,10 +99,10 @@ def _optimizer(problem: Any, trace: Trace, i: int, found: Plan) -> Plan:
         new, _ = rule.update(
             gs, unflatten(structure, [Traced(n) for n in state_nodes]), {p: Traced(n) for p, n in nodes.items()}
         )
-        node = new[trace.paths[i]].node
+        node = new[problem.paths[i]].node
         if node is not leaf:
             found.new = node
-        return [new[trace.paths[i]]]
+        return [new[problem.paths[i]]]
 
     found.outputs = outputs
     return found
