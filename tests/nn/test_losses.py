@@ -221,6 +221,20 @@ def test_any_function_is_a_loss():
         losses.get(lambda p, t: p - t)(np.ones(3), np.ones(3))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("last", ["softmax", "sigmoid", ops.softmax])
+def test_probabilities_in_place_of_logits_are_refused(name, last):
+    for layers in ([nn.Dense(3, last)], [nn.Dense(3), nn.Activation(last)], [nn.Sequential([nn.Dense(3, last)])]):
+        net = nn.Network(layers, (2,))
+        if name in ("mse", "half_mse", "mae", "huber"):
+            losses.refuse_probabilities(LOSSES[name], net.layers)
+        else:
+            with pytest.raises(SettingError, match=f"_1.* ends in s.*, and the loss {name} takes logits"):
+                losses.refuse_probabilities(LOSSES[name], net.layers)
+    for layers in ([], [nn.Dense(3)], [nn.Dense(3, last), nn.Dense(3)], [nn.Dense(3, "tanh"), nn.LSTM(2)][:1]):
+        losses.refuse_probabilities(LOSSES[name], nn.Network(layers, (2,)).layers)
+
+
 def test_penalties_leave_biases_alone():
     net = nn.Network([nn.Dense(3, bias_init=5.0), nn.GRU(2)][:1], (2,), dtype="float64")
     w = net.params["dense_1.weight"]

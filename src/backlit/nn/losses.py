@@ -24,6 +24,9 @@ import numpy as np
 from backlit import ops
 from backlit.errors import Error, SettingError, ShapeError
 from backlit.nn import targets
+from backlit.nn.activations import ACTIVATIONS, Activation
+from backlit.nn.combinators import Sequential
+from backlit.nn.layer import Layer, names_of
 from backlit.nn.targets import are_labels, columns, numbers_like, weights_like
 from backlit.settings import Settings, function, kind_of, number, numbers, setting, whole
 from backlit.tracing import type_of
@@ -35,11 +38,13 @@ Value = Any
 class Loss(Settings, ABC):
     """Base of all losses: call one with (predicted, target, sample_weight=None) for the mean over the examples.
 
-    `label` is the loss's short name. Raises ShapeError and DtypeError where target and prediction do not fit, and
-    DataError for target values that the loss cannot take, as far as they have numbers and are not traced.
+    `label` is the loss's short name, `takes_logits` whether probabilities would be wrong. Raises ShapeError and
+    DtypeError where target and prediction do not fit, and DataError for target values that the loss cannot take, as far
+    as they have numbers and are not traced.
     """
 
     label: ClassVar[str] = ""
+    takes_logits: ClassVar[bool] = False
 
     def __call__(self, predicted: Value, target: Value, sample_weight: Value = None) -> Value:
         try:
@@ -122,7 +127,7 @@ class BinaryCrossEntropy(Loss):
 
     label_smoothing: float = number(0.0, at_least=0, below=1)
     class_weight: tuple[float, ...] | None = numbers(None, at_least=0)
-    label = "binary_crossentropy"
+    label, takes_logits = "binary_crossentropy", True
 
     def check(self, predicted: Value, target: Value) -> None:
         if self.class_weight is not None and len(self.class_weight) != 2:
@@ -157,7 +162,7 @@ class CrossEntropy(Loss):
     label_smoothing: float = number(0.0, at_least=0, below=1)
     class_weight: tuple[float, ...] | None = numbers(None, at_least=0)
     ignore: int | None = whole(None, at_least=None)
-    label = "crossentropy"
+    label, takes_logits = "crossentropy", True
 
     def check(self, predicted: Value, target: Value) -> None:
         shape = type_of(predicted).shape
@@ -207,7 +212,7 @@ class Hinge(Loss):
     label (Crammer & Singer 2001).
     """
 
-    label = "hinge"
+    label, takes_logits = "hinge", True
 
     def check(self, predicted: Value, target: Value) -> None:
         predicted = columns(predicted)
@@ -233,7 +238,7 @@ class Hinge(Loss):
 class KullbackLeibler(Loss):
     """Σ_k y_k (log y_k - log p_k), with p = softmax(z) of the logits z and y rows of probabilities."""
 
-    label = "kl"
+    label, takes_logits = "kl", True
 
     def check(self, predicted: Value, target: Value) -> None:
         numbers_like(predicted, target)
@@ -314,6 +319,26 @@ def get(value: str | Loss | Callable[[Value, Value], Value]) -> Loss:
     if value not in found:
         raise SettingError(f"there is no loss {value!r}", fix=f"use one of {', '.join(LOSSES)}, or a function")
     return found[value]
+
+
+def refuse_probabilities(loss: Loss, layers: Mapping[str, Layer]) -> None:
+    """Raise SettingError if the loss takes logits and the last of a network's layers makes probabilities of them.
+
+    Nothing would fail: the network would learn, only slowly and badly.
+    """
+    if not loss.takes_logits or not layers:
+        return
+    name, last = list(layers.items())[-1]
+    if isinstance(last, Sequential):
+        refuse_probabilities(loss, {f"{name}.{k}": v for k, v in names_of(last.layers)})
+        return
+    found = getattr(last, "function" if isinstance(last, Activation) else "activation", None)
+    for made in ("sigmoid", "softmax"):
+        if found == made or found is ACTIVATIONS[made]:
+            raise SettingError(
+                f"{name} ends in {made}, and the loss {loss.label} takes logits",
+                fix=f"leave the activation of the last layer out, and take ops.{made} of the network's results",
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
