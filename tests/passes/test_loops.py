@@ -353,9 +353,32 @@ def test_running_sums_stay_step_by_step():
             new = total + x.T @ x
             return new, new
 
-        return ops.scan(step, np.zeros((3, 3), np.float32), xs)[1]
+        return ops.scan(step, np.zeros((3, 3), np.float32), xs)
 
     assert contractions(rewritten(f, BATCH, transform=simplify)) == [0, 1]
+
+    def looking_at_one_sum(xs):
+        def step(totals, x):
+            a, b = totals
+            return (a + x.T @ x, b + x.T @ ops.exp(x)), ops.sin(a)
+
+        zero = np.zeros((3, 3), np.float32)
+        return ops.scan(step, (zero, zero), xs)
+
+    assert contractions(rewritten(looking_at_one_sum, BATCH, transform=simplify)) == [1, 1]
+
+
+def test_products_of_two_results_and_sums_of_products_with_an_outside_value_stay_step_by_step():
+    def f(again, state, xs):
+        def step(carry, x):
+            h, total = carry
+            h = ops.tanh(h + x)
+            return (h, total + h @ again), ops.sin(h) @ ops.cos(h).T
+
+        return ops.scan(step, (state, state), xs)
+
+    after = rewritten(f, AGAIN, STATE, np.ones((5, 4, 6), np.float32), transform=simplify)
+    assert contractions(after) == [0, 2]
 
 
 def test_operands_are_not_kept_where_that_costs_more_than_it_saves():
