@@ -11,6 +11,7 @@ import pytest
 import backlit as bl
 from backlit import nn, ops, optim
 from backlit.errors import CheckpointError, DataError, Error
+from backlit.executors.reference import Reference
 from backlit.nn import losses
 from backlit.train import Callback, LambdaCallback, Trainer, run
 
@@ -317,6 +318,32 @@ def test_callbacks_are_called_at_their_steps():
         x, y, epochs=2, batch_size=16, callbacks=[steps, lambda r: seen.append(r.step)]
     )
     assert seen == [3, 4, 6, 8]
+
+
+def test_an_epoch_is_one_call_for_each_size_of_batch(monkeypatch):
+    monkeypatch.setattr(run, "STRETCH_SECONDS", 1e9)
+    calls = []
+
+    class Counting(Reference):
+        def compile_loop(self, step, carry, rows):
+            loop = super().compile_loop(step, carry, rows)
+
+            def counted(state, data, index):
+                calls.append(index.shape)
+                return loop(state, data, index)
+
+            return counted
+
+    x, y = data(70)
+    Trainer(network(), "crossentropy", executor=Counting()).fit(x, y, epochs=3, batch_size=16)
+    assert calls == [(1, 16), (3, 16), (1, 6)] + [(4, 16), (1, 6)] * 2  # the first call measures how long a step takes
+
+
+def test_stopping_within_an_epoch_ends_the_run_after_it():
+    x, y = data(64)
+    stop = LambdaCallback(steps=lambda t: t.stop("enough"), every_steps=6)
+    trainer = Trainer(network(), "crossentropy")
+    assert trainer.fit(x, y, epochs=9, batch_size=16, callbacks=[stop])["step"].tolist() == [4, 8]
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

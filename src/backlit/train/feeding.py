@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -292,8 +292,3 @@ def split_rows(n: int, fraction: float, key: Array, labels: Array | None = None)
         chosen.append(rows[random.permutation(random.fold_in(key, number), len(rows))[:count]])
     held = np.sort(np.concatenate(chosen))
     return np.delete(np.arange(n), held), held
-
-
-def roles(parts: Sequence[Any]) -> dict[str, Any]:
-    """The parts of a batch by role; those that are None are left out."""
-    return {role: part for role, part in zip(ROLES, parts, strict=False) if part is not None}

@@ -104,7 +104,7 @@ class Run:
         """Train until the plan is done."""
         trainer = self.trainer
         with self.display, _deferred_interrupt() as interrupted:
-            while not trainer.finished:
+            while trainer.moment.batch or not trainer.finished:  # an epoch that was begun is ended
                 if interrupted():
                     self.display.finish(f"interrupted after step {trainer.step}: fit(x, y) goes on from there")
                     raise KeyboardInterrupt

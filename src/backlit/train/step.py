@@ -34,9 +34,6 @@ from backlit.transforms import value_and_grad
 Array = np.ndarray[Any, np.dtype[Any]]
 Tree = Any
 
-CARRIED = ("params", "state", "optimizer", "key", "step")
-"""What a training step carries, in this order."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
