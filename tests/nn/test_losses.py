@@ -229,8 +229,11 @@ def test_probabilities_in_place_of_logits_are_refused(name, last):
         if name in ("mse", "half_mse", "mae", "huber"):
             losses.refuse_probabilities(LOSSES[name], net.layers)
         else:
-            with pytest.raises(SettingError, match=f"_1.* ends in s.*, and the loss {name} takes logits"):
+            message = f"_1.* ends in s.*, and the loss {name} takes logits"
+            with pytest.raises(SettingError, match=message):
                 losses.refuse_probabilities(LOSSES[name], net.layers)
+            with pytest.raises(SettingError, match=message):
+                bl.Trainer(net, name)
     for layers in ([], [nn.Dense(3)], [nn.Dense(3, last), nn.Dense(3)], [nn.Dense(3, "tanh"), nn.LSTM(2)][:1]):
         losses.refuse_probabilities(LOSSES[name], nn.Network(layers, (2,)).layers)
 
