@@ -34,7 +34,7 @@ ALLOWED = {
     "compilation": CORE | {"executors"},
     "nn": MODEL,
     "optim": MODEL,
-    "explanation": CORE | MODEL,
+    "explanation": CORE | MODEL | {"audit"},  # it explains worksheets
     "audit": CORE | {"executors", "extras"},
     "train": CORE | MODEL | {"executors", "transforms", "data"},
 }
