@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from backlit.executors.native.program import ENTRY, Program
 from backlit.executors.native.target import Target
 
 _WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their cost
+_TRY_AGAIN = 25  # runs after which the other number of threads is tried again
 _WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth waking
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -34,6 +36,8 @@ class Code:
         p, n = ctypes.c_void_p, ctypes.c_int64
         self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
         self.seconds = seconds_for(plan)
+        self._speed: dict[int, float] = {}  # threads -> seconds a step
+        self._runs = 0
         self._constants = [a.ctypes.data for a in plan.constants]
         self._arenas: list[Array] = []
         self._lock = threading.Lock()
@@ -49,16 +53,33 @@ class Code:
         if arena is None:
             arena = _arena(self.plan.arena)
         try:
-            place = arena.ctypes.data
-            threads.run(
-                self.shares if self.seconds * (last - first) > _WORTH_WAKING else 1,
-                lambda me, all: self._step(table, place, status, barrier, me, all, first, last),
-            )
+            place, count = arena.ctypes.data, self._threads(last - first)
+            start = time.perf_counter()
+            threads.run(count, lambda me, all: self._step(table, place, status, barrier, me, all, first, last))
+            self._learn(count, (time.perf_counter() - start) / max(1, last - first))
         finally:
             with self._lock:
                 self._arenas.append(arena)
         if status[0]:
             self._raise(status[0] - 1, status[1])
+
+    def _threads(self, steps: int) -> int:
+        """One, or as many as there are shares: what has been faster lately. Results do not depend on it.
+
+        Helpers that have to share their processor with other programs can be slower than none; so both are tried now
+        and then.
+        """
+        if self.shares == 1 or self.seconds * steps < _WORTH_WAKING:
+            return 1
+        self._runs += 1
+        if len(self._speed) < 2 or self._runs % _TRY_AGAIN == 0:
+            return 1 if self._runs % 2 == 0 else self.shares
+        return min(self._speed, key=self._speed.__getitem__)
+
+    def _learn(self, count: int, seconds: float) -> None:
+        """Keep the time of a step, more recent ones counting more; the very first one also loads code and data."""
+        old = self._speed.get(count)
+        self._speed[count] = seconds if old is None else min(seconds, 0.5 * (old + seconds))
 
     def _raise(self, check: int, index: int) -> None:
         node, axis, size = self._checks[check]

@@ -10,6 +10,7 @@ from backlit.errors import UnsupportedError
 from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments, check_step
 from backlit.executors.native import jit
 from backlit.executors.native.code import Code, shares_for, usable
+from backlit.executors.native.convolution import prepared
 from backlit.executors.native.fusion import BLOCKS, VIEWS
 from backlit.executors.native.kernels import COMBINERS
 from backlit.executors.native.plan import Plan, plan
@@ -19,7 +20,6 @@ from backlit.executors.native.table import table
 from backlit.executors.native.target import Target, known
 from backlit.ir import Graph
 from backlit.ops.record import OPS
-from backlit.passes import simplify
 
 
 class Native(Executor):
@@ -48,7 +48,7 @@ class Native(Executor):
     def plan(self, graph: Graph) -> Plan:
         """The kernels that a graph becomes, in order. Print it."""
         self.refuse_unsupported(graph)
-        found = plan(simplify(graph))
+        found = plan(prepared(graph))
         found.text = table(found, self.target, shares_for(found))
         return found
 
@@ -62,7 +62,7 @@ class Native(Executor):
 
     def compile(self, graph: Graph, donate: Sequence[int] = ()) -> Run:
         self.refuse_unsupported(graph)
-        return Compiled(Code(plan(simplify(graph), donate), self.target))
+        return Compiled(Code(plan(prepared(graph), donate), self.target))
 
     def compile_loop(self, step: Graph, carry: int, rows: int) -> RunLoop:
         check_step(step, carry, rows)

@@ -67,6 +67,11 @@ class Nest:
         return math.prod(self.space)
 
     @property
+    def steps(self) -> int:
+        """How many points are combined for each point of the result."""
+        return math.prod(self.reduced)
+
+    @property
     def checks(self) -> int:
         """How many instructions may find an index out of range."""
         return sum(len(i.axes) for i in self.prologue + self.epilogue if i.op == "gather")

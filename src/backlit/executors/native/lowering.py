@@ -169,7 +169,9 @@ class Lowering:
         elements, which, column = best
         k = operands[which]
         mine = places[which]
-        axes = [x for x in range(len(extents)) if mine.strides[x] and x != column] + [column]
+        other = places[1 - which]  # the inner axes in the order in which the other operand goes through memory
+        axes = [x for x in range(len(extents)) if mine.strides[x] and x != column]
+        axes = [*sorted(axes, key=lambda x: -abs(other.strides[x])), column]
         shape = tuple(extents[x] for x in axes)
         instruction = body.code[k]
         source = body.arguments[instruction.argument]

@@ -21,6 +21,7 @@ from backlit.executors.native.nest import NestWriter, Point, Schedule
 from backlit.executors.native.target import Target
 
 _BUSY = 12  # multiply-adds that fill a step: a smaller tile takes several steps a round
+_CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
 _LONG = 8  # an epilogue of more instructions is a loop over the rows of the tile, kept on the stack
 
 
@@ -40,6 +41,7 @@ class Tiling:
     vectors: int
     lanes: int
     loops: tuple[int, ...]  # the axes of the result that are plain loops, outermost first
+    outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
 
 
 def tiling(nest: Nest, target: Target) -> Tiling | None:
@@ -87,7 +89,22 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
             best = min(best, (_cost(extent, count, fixed, vectors_all, vectors), -vectors, -count))
     _, vectors, count = best
     loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
-    return Tiling(a, b, columns, cut, tuple(inside), -count, -vectors, lanes, loops)
+    return Tiling(a, b, columns, cut, tuple(inside), -count, -vectors, lanes, loops, _in_parts(nest, total.dtype.itemsize, columns))
+
+
+def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
+    """Whether the tiles would read more than the cache holds, each of them anew, unless the sum is cut into parts."""
+    if len(nest.reduced) < 2 or len(nest.epilogue) != 1 or nest.epilogue[0].at.strides[columns] != 1:
+        return False
+    inner = range(len(nest.space), len(nest.space) + len(nest.reduced))
+    extents = nest.space + nest.reduced
+    read = 0
+    for k in (0, 1):
+        strides = nest.prologue[k].at.strides
+        span = sum(abs(strides[x]) * (extents[x] - 1) for x in inner) + 1
+        read += min(span, nest.steps * 64) * itemsize
+    part = nest.steps // nest.reduced[0]
+    return read > _CACHE and part >= 32
 
 
 def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int) -> float:
@@ -122,18 +139,34 @@ class ProductWriter(NestWriter):
         self.cut, self.split, self.lengths = cut, split, lengths
         self.dtype = nest.prologue[3].dtype
         self.total = 3
+        self.inner_start = len(nest.space)  # the first of the inner axes that a tile goes through
+        self.first_part: Value | None = None
         tail = nest.space[cut.columns] % cut.lanes
         self.tail_mask = f.constants([i < tail for i in range(cut.lanes)], BOOL) if tail else None
 
     def _level(self, depth: int, here: Point) -> None:
         if depth == len(self.cut.loops):
-            self._columns(here)
+            if self.cut.outside:
+                self._in_parts(here)
+            else:
+                self._columns(here)
             return
         axis = self.cut.loops[depth]
         low, high = self.f.index(0), self.f.index(self.extents[axis])
         if axis == self.split:
             low, high = self.begin, self.end
         self.f.loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
+
+    def _in_parts(self, here: Point) -> None:
+        """The outermost inner axis as a loop around all tiles: each adds its part to what is in memory already."""
+        axis = len(self.nest.space)
+        self.inner_start = axis + 1
+
+        def part(i: Value) -> None:
+            self.first_part = i == 0
+            self._columns(self._enter(here, axis, i))
+
+        self.f.loop(0, self.extents[axis], 1, part, name="part")
 
     # --- tiles
 
@@ -205,8 +238,11 @@ class ProductWriter(NestWriter):
         f, lanes = self.f, self.cut.lanes
         places = self._places_of_rows(rows)
         zero = f.const(0.0, self.dtype, lanes)
+        start = [zero] * (len(places) * vectors)
+        if self.first_part is not None:
+            start = self._so_far(here, places, vectors, partial, zero)
         f.comment(f"tile of {len(places)} x {vectors} vectors{', the last under a mask' if partial else ''}")
-        sums = self._sum(0, here, places, vectors, partial, [zero] * (len(places) * vectors))
+        sums = self._sum(0, here, places, vectors, partial, start)
         work = [i for i in self.nest.epilogue if i.op not in ("number",)]
         if len(work) > _LONG and len(places) > 1 and not self.cut.whole:
             self._looped_epilogue(here, places, vectors, partial, sums)
@@ -220,6 +256,19 @@ class ProductWriter(NestWriter):
                 self._evaluate_epilogue(point)
                 if r == 0:
                     shared[v] = {k: x for k, x in point.values.items() if self._is_of_columns(k)}
+
+    def _so_far(
+        self, here: Point, places: Sequence[tuple[int, ...]], vectors: int, partial: bool, zero: Value
+    ) -> list[Value]:
+        """The sums of the parts before this one, from the memory that the tile is stored to."""
+        store, found = len(self.everything) - 1, []
+        assert self.first_part is not None
+        for counters in places:
+            for v in range(vectors):
+                point = self._point(here, counters, v, partial and v == vectors - 1)
+                old = self.f.load(point.pointers[store], self.dtype, self.cut.lanes, point.mask)
+                found.append(self.first_part.select(zero, old))
+        return found
 
     def _is_of_columns(self, k: int) -> bool:
         """Whether the value is the same for all rows of a tile (a bias): it is made once."""
@@ -277,7 +326,7 @@ class ProductWriter(NestWriter):
         self, depth: int, here: Point, places: Sequence[tuple[int, ...]], vectors: int, partial: bool, sums: list[Value]
     ) -> list[Value]:
         """The loops over the inner axes, from `depth` on."""
-        axes = list(range(len(self.nest.space), len(self.extents)))
+        axes = list(range(self.inner_start, len(self.extents)))
         axis = axes[depth]
         n = self.extents[axis]
         if depth < len(axes) - 1:

@@ -16,10 +16,10 @@ import numpy as np
 from backlit.errors import ShapeError
 from backlit.executors.api import Array
 from backlit.executors.native.code import Code, usable
+from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan_loop
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Type, make_node, substitute
-from backlit.passes import simplify
 from backlit.tracing import input_node
 
 STRETCH = 0.04
@@ -73,7 +73,7 @@ class Steps:
             found = self._codes.get(tuple(lengths))
             if found is None:
                 whole = with_gathers(self.step, self.carry, lengths)
-                found = Code(plan_loop(simplify(whole), self.carry, len(lengths)), self.target)
+                found = Code(plan_loop(prepared(whole), self.carry, len(lengths)), self.target)
                 self._codes[tuple(lengths)] = found
         return found
 

@@ -1,0 +1,64 @@
+"""A rewrite for convolutions: the gradient by the input becomes a convolution itself.
+
+Differentiation gives it as `fold(contract(g, w))`: a product for every window and position, added back into place. The
+same sums, taken where they arrive instead of where they come from, are a convolution of g with the weights turned round:
+
+    dx[y] = sum over p s + i d = y of g[p] w[i]  =  sum over i' of g'[y + i' d] w[k - 1 - i']
+
+where g' is g with s - 1 zeros between its elements and (k - 1) d before them. Nothing of the size of all windows is made.
+The same holds for the forward pass of a transposed convolution.
+"""
+
+from __future__ import annotations
+
+from backlit.ir import Graph, Node
+from backlit.ops.contraction import contract, parts_of
+from backlit.ops.movement import flip
+from backlit.ops.record import OPS, Value
+from backlit.ops.window import windows
+from backlit.passes import simplify
+from backlit.passes.rewrite import in_bodies, rewrite
+from backlit.tracing import Traced
+
+
+def prepared(graph: Graph) -> Graph:
+    """The graph as this executor compiles it: after the passes that all may use, and its own."""
+    return simplify(direct(simplify(graph)))
+
+
+def direct(graph: Graph) -> Graph:
+    """The graph with every fold of a product that can be one written as a convolution."""
+    return rewrite(in_bodies(graph, direct), _rule)
+
+
+def _rule(node: Node, _old: Node) -> Value | None:
+    if node.op != "fold" or node.inputs[0].op != "contract":
+        return None
+    p = node.params
+    (product,) = node.inputs
+    left, right, result = parts_of(product.params["spec"])
+    a, b = product.inputs
+    size = p["size"]
+    ndim = len(result) - len(size)
+    counts = [result[axis] for axis in p["axes"]]
+    inside = list(result[ndim:])
+    if set(counts) & set(right):  # let the windows' values be the left operand
+        left, right, a, b = right, left, b, a
+    if set(counts) & set(right) or set(inside) & set(left) or not set(inside) <= set(right):
+        return None
+    if not set(counts) <= set(left):
+        return None
+    low, high, between = ([0] * len(left) for _ in range(3))
+    for letter, axis, k, s, d in zip(counts, p["axes"], size, p["stride"], p["dilation"], strict=True):
+        at = left.index(letter)
+        reach = (product.type.shape[axis] - 1) * s + 1
+        low[at], between[at] = (k - 1) * d, s - 1
+        high[at] = p["extent"][p["axes"].index(axis)] - reach
+    spread = Traced(a)
+    if any(low) or any(high) or any(between):
+        spread = OPS["pad"](spread, low=tuple(low), high=tuple(high), between=tuple(between), value=0.0)
+    seen = windows(
+        spread, axes=tuple(left.index(c) for c in counts), size=size, stride=(1,) * len(size), dilation=p["dilation"]
+    )
+    turned = flip(Traced(b), tuple(sorted(right.index(c) for c in inside)))
+    return contract(seen, turned, spec=f"{left}{''.join(inside)},{right}->{result[:ndim]}")
