@@ -1,4 +1,4 @@
-"""Derivations of networks of every kind: all lines true, the gradient that of `bl.grad`, the kind's own form in them."""
+"""Derivations of networks of every kind: lines true, the gradient that of `bl.grad`, the form that of the kind."""
 
 import time
 import tracemalloc

@@ -363,10 +363,12 @@ def _lit(
     """
     loss: tuple[str, Element] = (quantities.of[maker.run.loss].key, ())
     taken: set[tuple[str, Element]] = {loss}
+    whole = maker.options.view == "matrix"
     for node, marks in maker.marked.items():
-        taken |= {(quantities.of[node].key, tuple(map(int, place))) for place in np.argwhere(marks)}
-    if element is not None:
-        taken.add((quantities.of[leaf].key, element))
+        places = [()] if whole else [tuple(map(int, place)) for place in np.argwhere(marks)]
+        taken |= {(quantities.of[node].key, place) for place in places}
+    if element is not None or whole:
+        taken.add((quantities.of[leaf].key, () if whole else element or ()))
     passed = {quantities.of[node].key for node in maker.marked}
     forward = [d for d in drafts if d.kind in ("forward", "loss")]  # each after what it uses
     after = set(taken) - {loss}

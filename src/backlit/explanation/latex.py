@@ -10,7 +10,7 @@ from backlit.explanation.derivation import Derivation
 from backlit.explanation.notation import ATOM, CHOICE, POWER, PRODUCT, SUM, Dialect, label, pieces, write
 from backlit.explanation.numbers import listed
 from backlit.explanation.sections import legend, sections
-from backlit.explanation.steps import Apply, Rest, Step, Symbol
+from backlit.explanation.steps import Apply, Expression, Rest, Step, Symbol, operands
 from backlit.ops.record import OPS
 
 GREEK = {
@@ -88,15 +88,21 @@ def _latex_rest(rest: Rest, numbers: bool) -> str:
     return rf"\underbrace{{{number}}}_{{\text{{{words}}}}}"
 
 
+def has_arrays(e: Expression) -> bool:
+    """Whether whole arrays stand in an expression: e^x is then the exponential of each element."""
+    return any(isinstance(o.value, np.ndarray) for o in operands(e))
+
+
 def _latex_operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] | None:
     texts = [text for text, _ in args]
     match e.op:
         case "divide":
             return rf"\frac{{{texts[0]}}}{{{texts[1]}}}", PRODUCT + 1
         case "pow":
-            base = texts[0] if args[0][1] == ATOM and r"\frac" not in texts[0] else f"({texts[0]})"
+            plain = args[0][1] == ATOM and "^" not in texts[0] and r"\frac" not in texts[0]
+            base = texts[0] if plain else f"({texts[0]})"
             return f"{base}^{{{texts[1]}}}", POWER
-        case "exp":
+        case "exp" if not has_arrays(e):
             return f"e^{{{texts[0]}}}", POWER
         case "sqrt":
             return rf"\sqrt{{{texts[0]}}}", ATOM
@@ -113,7 +119,10 @@ def _latex_operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] |
             )
             return rf"{left}\, {right}", PRODUCT
         case "transpose":
-            return f"{texts[0] if args[0][1] == ATOM else f'({texts[0]})'}^{{\\top}}", POWER
+            return f"{{{texts[0] if args[0][1] == ATOM else f'({texts[0]})'}}}^{{\\top}}", POWER
+        case "reshape" | "broadcast_to":
+            sizes = r" \times ".join(map(str, dict(e.params)["shape"])) or "1"
+            return rf"\operatorname{{{e.op.removesuffix('_to')}}}({texts[0]}, {sizes})", ATOM
         case "sum_of":
             axes = ", ".join(map(str, dict(e.params)["axis"]))
             return rf"\sum_{{\text{{axis }} {axes}}} {texts[0] if args[0][1] > SUM else f'({texts[0]})'}", PRODUCT

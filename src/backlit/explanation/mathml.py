@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from backlit.explanation.latex import GREEK, name_parts
+from backlit.explanation.latex import GREEK, has_arrays, name_parts
 from backlit.explanation.notation import ATOM, CHOICE, POWER, PRODUCT, SUM, Dialect, label, pieces
 from backlit.explanation.numbers import listed
 from backlit.explanation.steps import Apply, Expression, Operand, Rest, Symbol
@@ -93,9 +93,10 @@ def _operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] | None:
         case "divide":
             return f"<mfrac><mrow>{texts[0]}</mrow><mrow>{texts[1]}</mrow></mfrac>", PRODUCT + 1
         case "pow":
-            base = texts[0] if args[0][1] == ATOM else _group(texts[0])
+            plain = args[0][1] == ATOM and "<msup" not in texts[0] and "<msubsup" not in texts[0]
+            base = texts[0] if plain else _group(texts[0])
             return f"<msup><mrow>{base}</mrow><mrow>{texts[1]}</mrow></msup>", POWER
-        case "exp":
+        case "exp" if not has_arrays(e):
             return f"<msup><mi>e</mi><mrow>{texts[0]}</mrow></msup>", POWER
         case "sqrt":
             return f"<msqrt>{texts[0]}</msqrt>", ATOM
@@ -110,6 +111,9 @@ def _operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] | None:
         case "transpose":
             base = texts[0] if args[0][1] == ATOM else _group(texts[0])
             return f"<msup><mrow>{base}</mrow><mo>⊤</mo></msup>", POWER
+        case "reshape" | "broadcast_to":
+            shape = "<mo>×</mo>".join(f"<mn>{n}</mn>" for n in dict(e.params)["shape"]) or "<mn>1</mn>"
+            return f"<mi>{e.op.removesuffix('_to')}</mi>{_group(f'{texts[0]}<mo>,</mo>{shape}')}", ATOM
         case "sum_of":
             axes = escape(", ".join(map(str, dict(e.params)["axis"])))
             under = f"<munder><mo>∑</mo><mtext>axis {axes}</mtext></munder>"
