@@ -189,3 +189,14 @@ def test_only_what_depends_on_a_replaced_node_is_rebuilt():
     (new,) = substitute([both], {x: z})
     assert new.inputs[0] is untouched.node
     assert new.inputs[1].inputs == (z,)
+
+
+def test_an_argument_can_be_given_a_second_name():
+    def f(x):
+        z = ops.named(x, "z")
+        return ops.named(ops.exp(z), "e") + z
+
+    graph = bl.trace(f, 1.0)
+    check(graph)
+    assert {"x", "z", "e"} <= set(graph.names().values())
+    assert bl.grad(f)(0.0) == 2.0

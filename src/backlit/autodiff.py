@@ -24,9 +24,10 @@ from backlit.tracing import Traced, gradient_of, input_node, lift
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a gradient rule may look at (see `ops.record.Context`)."""
+    """What a gradient rule may look at (see `ops.record.Context`). `blocked` is that of the reverse pass."""
 
     node: Node
+    blocked: dict[Node, Node]
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -56,7 +57,10 @@ class Context:
         return float(node.params["value"])
 
     def reverse(self, outputs: Sequence[Node], cotangents: Sequence[Value], wrt: Sequence[Node]) -> list[Value]:
-        return reverse(outputs, cotangents, wrt).gradients
+        inner = reverse(outputs, cotangents, wrt)
+        for conversion in inner.blocked.values():
+            self.blocked.setdefault(self.node, conversion)
+        return inner.gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,13 @@ class Reverse:
 
     gradients   one for each of `wrt`, None where nothing flows
     arriving    for each forward node that the pass reached, the gradient with respect to its result
-    blocked     conversions from integers or booleans at which gradient was lost
+    blocked     where gradient was lost: a conversion from integers or booleans, or a loop that has one inside
+                -> that conversion
     """
 
     gradients: list[Traced | None]
     arriving: dict[Node, Traced] = field(default_factory=dict)
-    blocked: list[Node] = field(default_factory=list)
+    blocked: dict[Node, Node] = field(default_factory=dict)
 
 
 def reverse(outputs: Sequence[Node], cotangents: Sequence[Value | None], wrt: Sequence[Node]) -> Reverse:
@@ -115,10 +120,10 @@ def reverse(outputs: Sequence[Node], cotangents: Sequence[Value | None], wrt: Se
                 f"{node.op} has no gradient", op=node.op, inputs=[i.type for i in node.inputs], site=node.site
             )
         if node.op == "cast" and node.inputs[0].type.dtype.kind != "f" and node.origin is None:
-            found.blocked.append(node)
+            found.blocked[node] = node
         with gradient_of(node):
             g = lift(shares[0]) if len(shares) == 1 else tuple(shares)
-            for i, share in zip(node.inputs, op.vjp(Context(node), g), strict=True):
+            for i, share in zip(node.inputs, op.vjp(Context(node, found.blocked), g), strict=True):
                 add(i, share)
     for node in wrt:
         value = sums.get((node, 0))
@@ -136,7 +141,7 @@ def _origin_of_loss(cast: Node) -> Node:
 
 def refuse_lost(found: Reverse, wrt: Sequence[Node], outputs: Sequence[Node]) -> None:
     """Raise GradientError if `wrt` reaches the outputs, yet no gradient came back because an op without one lost it."""
-    lost: dict[Node, Node] = {cast: cast for cast in found.blocked}  # node -> a conversion that it reaches
+    lost = dict(found.blocked)  # node -> a conversion that it reaches
     for node in reversed(reachable(outputs)) if lost else ():
         if node in lost and node.op != "stop_gradient":
             for i in node.inputs:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from backlit.errors import ControlFlowError, MissingMethodError, StructureError
-from backlit.ir import Graph, Node, Scope, Type, make_node, substitute
+from backlit.ir import Graph, Node, Scope, Type, make_node, rebuilt, substitute
 from backlit.pytree import Structure, as_array, flatten, unflatten
 from backlit.sites import naming_site
 
@@ -199,8 +199,16 @@ def in_place_of(node: Node) -> _Labelled:
 
 
 def named(value: Any, name: str) -> Any:
-    """The same value under a name of the user's choice; concrete values are returned as they are."""
-    return Traced(replace(value.node, name=name)) if isinstance(value, Traced) else value
+    """The same value under a name of the user's choice; concrete values are returned as they are.
+
+    An argument keeps the name that the function gives it: what is named is a copy.
+    """
+    if not isinstance(value, Traced):
+        return value
+    node = value.node
+    if node.op == "input":
+        node = emit("reshape", (value,), node.types, {"shape": node.type.shape})
+    return Traced(replace(rebuilt(node, node.inputs), name=name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from refusals import refuses
 
 import backlit as bl
 from backlit import ops
-from backlit.errors import ShapeError, StructureError
+from backlit.errors import GradientError, ShapeError, StructureError
 from backlit.legality import check
 
 RANDOM = np.random.default_rng(10)
@@ -204,3 +204,22 @@ def test_gradient_through_a_closure_inside_a_gradient():
 def test_what_is_refused(f, error, message):
     with refuses(error, message):
         f()
+
+
+def test_a_gradient_that_is_lost_inside_a_loop_is_told():
+    def f(w, xs):
+        def step(total, x):
+            return total + ops.astype(ops.argmax(w * x, 0), "float64"), None
+
+        return ops.scan(step, np.float64(0), xs)[0]
+
+    with pytest.raises(GradientError, match="argmax"):
+        bl.grad(f)(np.ones(3), np.ones((4, 3)))
+
+
+def test_a_state_that_every_step_replaces_has_no_gradient_but_in_a_loop_of_no_steps():
+    def f(state, xs):
+        return ops.sum(ops.scan(lambda c, x: (x * 2.0, None), state, xs)[0])
+
+    for length, expected in [(3, 0.0), (0, 1.0)]:
+        assert bl.grad(f)(np.ones(2), np.ones((length, 2))).tolist() == [expected, expected]

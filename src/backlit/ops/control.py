@@ -134,7 +134,9 @@ def _vjp(ctx: Context, g: Value | tuple[Value | None, ...]) -> tuple[Value | Non
             reverse=not params["reverse"],
         )
     )
-    by_input = dict(zip((*state_wrt, *fixed_wrt, *x_wrt), found, strict=True))
+    # where a step passes nothing back the loop does not either, but for a state that no step has changed
+    flows = {i for i, s in zip(wrt, shares, strict=True) if s is not None or length == 0}
+    by_input = {i: v for i, v in zip((*state_wrt, *fixed_wrt, *x_wrt), found, strict=True) if i in flows}
     return tuple(by_input.get(i) for i in body.inputs)
 
 
