@@ -15,7 +15,7 @@ Everything is iterative: a chain of 100,000 nodes is as good as one of ten.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from types import MappingProxyType
@@ -125,11 +125,10 @@ def make_node(
     return Node(op, tuple(inputs), MappingProxyType(dict(params)) if params else _NOTHING, tuple(types), **labels)
 
 
-def rebuilt(node: Node, inputs: Sequence[Node]) -> Node:
-    """The same application with other inputs of the same types, keeping name, scope, site and origin."""
-    return Node(
-        node.op, tuple(inputs), node.params, node.types, node.name, node.scope, node.site, node.origin, next(_serials)
-    )
+def rebuilt(node: Node, inputs: Sequence[Node], origin: Node | None = None) -> Node:
+    """The same application with other inputs of the same types, keeping name, scope, site and (if not given) origin."""
+    labels = node.name, node.scope, node.site, origin or node.origin
+    return Node(node.op, tuple(inputs), node.params, node.types, *labels, next(_serials))
 
 
 def reachable(outputs: Iterable[Node]) -> list[Node]:
@@ -167,8 +166,7 @@ def substitute(outputs: Sequence[Node], replacements: Mapping[Node, Node]) -> li
         inputs = tuple(map(new, node.inputs))
         origin = node.origin and copies.get(node.origin, node.origin)
         if inputs != node.inputs or origin is not node.origin:
-            copy = rebuilt(node, inputs)
-            copies[node] = copy if origin is node.origin else replace(copy, origin=origin)
+            copies[node] = rebuilt(node, inputs, origin)
     return list(map(new, outputs))
 
 

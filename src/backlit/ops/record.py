@@ -242,9 +242,12 @@ class Results(Traced):
     __slots__ = ()
 
 
+_PYTHON_NUMBERS = (int, float)  # bool is an int
+
+
 def is_number(value: Value) -> bool:
     """A Python number: it has a value but no dtype of its own."""
-    return isinstance(value, bool | int | float) and not isinstance(value, np.generic)
+    return isinstance(value, _PYTHON_NUMBERS) and not isinstance(value, np.generic)
 
 
 def number_as(value: float, dtype: np.dtype[Any]) -> Array:
@@ -279,6 +282,8 @@ def common_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
 def promote(op: str, *values: Value) -> tuple[Value, ...]:
     """The values in their common dtype; Python numbers adapt to the arrays beside them."""
     strong = [type_of(v).dtype for v in values if not is_number(v)]
+    if len(strong) == len(values) and all(d == strong[0] for d in strong):
+        return values
     try:
         if not strong:
             strong = [as_array(v).dtype for v in values]
@@ -325,6 +330,8 @@ def told_as(op: str, *values: Value) -> Iterator[None]:
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape: aligned at the right, sizes equal or 1."""
+    if shapes and all(s == shapes[0] for s in shapes):
+        return shapes[0]
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
