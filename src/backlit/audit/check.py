@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from backlit.audit.checker import Bench, Checker, Finding, Verdict
+from backlit.audit.checker import Belief, Checker, Diagnosis, Finding, Verdict, bench_of
 from backlit.audit.diagnosis import diagnose
-from backlit.audit.printed import printed
+from backlit.audit.printed import Printed, printed
 from backlit.audit.readings import Readings
 from backlit.audit.scene import Scene
 from backlit.audit.sheet import Claim, Sheet, is_number, read
 from backlit.audit.syntax import MAX_BYTES, Block, WorksheetError, blocks
+from backlit.ir import Node
+
+MAX_WORK = 3_000_000  # operations done to check one sheet; one of 50 claims takes a twentieth
+MAX_SEARCH = 1_000_000  # of them, before no more reasons are looked for
+MAX_DIAGNOSED = 25  # slips of one sheet whose reason is looked for
+SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +94,26 @@ def check_text(text: str, name: str = "text") -> Report:
 def check_block(block: Block) -> SheetReport:
     """Check one worksheet: all verdicts in order, each slip with its diagnoses."""
     sheet = read(block)
-    bench = Bench(sheet)
+    bench = bench_of(sheet)
     checker = Checker(sheet, bench)
     readings = Readings(block, sheet)
     findings: list[Finding] = []
     conventions: set[str] = set()  # under which the author has been found to work
     for place, claim in enumerate(sheet.claims):
-        finding = checker.judge(claim, [f for f in findings if f.claim.line == claim.line])
+        if bench.work > MAX_WORK:
+            what = "the sheet takes too long to check"
+            raise WorksheetError(what, claim.line, claim.column, fix="split it into several sheets")
+        finding = checker.judge(claim, same_line(findings, claim))
         if finding.verdict is Verdict.SLIP and is_number(claim.part):
             finding = _diagnosed(checker, readings, finding, place, findings, conventions)
         findings.append(finding)
         checker.learn(finding)
-    return SheetReport(sheet, tuple(findings))
+    return SheetReport(sheet, tuple(agreeing(findings)))
+
+
+def same_line(findings: Sequence[Finding], claim: Claim) -> list[Finding]:
+    """The findings on the line of a claim, which are the last."""
+    return [*takewhile(lambda f: f.claim.line == claim.line, reversed(findings))][::-1]
 
 
 def _diagnosed(
@@ -117,25 +132,59 @@ def _diagnosed(
         return replace(finding, verdict=Verdict.FOLLOWS, diagnoses=tuple(known))
     conventions.update(d.rule for d in found if d.conventional)
     if not found:
-        held = {n: b.value for n, b in checker.beliefs.items()}
-        spread = checker.follow(checker.bench.same[claim.target])[1]
-        found = list(diagnose(scene_of(checker, claim, held), number, spread, claim.printed))
-        if not found or "further small slip" in found[0].text:  # perhaps the author kept more digits than are printed
-            exact = diagnose(scene_of(checker, claim, {}), number, np.zeros_like(spread), claim.printed)
-            found = [d for d in exact if "further small slip" not in d.text] or found
+        found = _slips(checker, finding, number, earlier)
     return replace(finding, diagnoses=tuple(found))
 
 
-def scene_of(checker: Checker, claim: Claim, held: dict[Any, Any]) -> Scene:
+def _slips(checker: Checker, finding: Finding, number: Printed, earlier: Sequence[Finding]) -> list[Diagnosis]:
+    """The slips that give the number of a claim."""
+    claim = finding.claim
+    if (
+        checker.bench.work > MAX_SEARCH
+        or sum(bool(f.diagnoses) or f.verdict is Verdict.SLIP for f in earlier) >= MAX_DIAGNOSED
+    ):
+        return []
+    beliefs = checker.beliefs
+    spread = checker.follow(checker.bench.same[claim.target])[1]
+    found = diagnose(scene_of(checker, claim, beliefs, earlier), number, spread, claim.printed)
+    wrong = {n: b for n, b in beliefs.items() if not b.right}
+    for other in [wrong, {}] if wrong else [wrong]:  # perhaps the author kept more digits than are printed
+        if found and found[0].close < 2:
+            break
+        scene = scene_of(checker, claim, other, earlier)
+        exact = diagnose(scene, number, np.zeros_like(spread), claim.printed, pairs=False)
+        found = [d for d in exact if d.close < 2] or found
+    return found
+
+
+def agreeing(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings with the diagnoses of each slip ordered by how many other slips of the sheet they explain too."""
+    seen: dict[str, int] = {}
+    for finding in findings:
+        for rule in {d.rule for d in finding.diagnoses}:
+            seen[rule] = seen.get(rule, 0) + 1
+
+    def ranked(found: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
+        return tuple(sorted(found, key=lambda d: (d.close, -seen[d.rule], -d.prior)))[:SHOWN]
+
+    return [replace(f, diagnoses=ranked(f.diagnoses)) for f in findings]
+
+
+def scene_of(checker: Checker, claim: Claim, held: Mapping[Node, Belief], earlier: Sequence[Finding]) -> Scene:
     """What the mal-rules look at for a claim, from the author's numbers `held` (none: from the true ones)."""
     sheet, same = checker.sheet, checker.bench.same
     target = same[claim.target]
-    update = next((u for u in sheet.updates if claim.target in u.after.values()), None)
+    names = {name: same[node] for name, node in sheet.epochs[claim.epoch].items() if same[node] is not target}
+    for f in earlier:
+        if f.claim.epoch == claim.epoch and same[f.claim.target] is not target:
+            names.setdefault(f.claim.quantity, same[f.claim.target])
+    names.setdefault(claim.quantity, target)
+    losses = frozenset(same[u.loss] for u in sheet.updates if u.loss in same)
     return Scene(
         checker.bench,
-        target,
-        {n: v for n, v in held.items() if n is not target},
-        {name: same[node] for name, node in sheet.epochs[claim.epoch].items() if same[node] is not target},
+        (target,),
+        {n: b.value for n, b in held.items() if n is not target},
+        names,
         sheet.trainable,
-        update.rate if update else None,
+        losses,
     )

@@ -8,20 +8,17 @@ digits; what that leaves open in the result is found by moving each number to th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
+from backlit.audit.bench import Bench
 from backlit.audit.printed import Printed, Values, printed, unit_of
 from backlit.audit.sheet import Claim, Sheet, is_number
 from backlit.audit.syntax import Array, Binary, Call, Derivative, Expr, Name, Number, Unary
-from backlit.executors.api import get
-from backlit.ir import Graph, Node
-from backlit.ops.interpret import result_of
-from backlit.passes.cse import eliminate_common
+from backlit.ir import Node
 
 
 class Verdict(StrEnum):
@@ -36,12 +33,16 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """A slip that gives the author's number: the rule's name, a sentence, the value it gives, and whether it is a
-    convention rather than a mistake."""
+    convention rather than a mistake. `prior` and `close` rank it (see `diagnosis`): how ordinary the slip is, and how
+    closely it reproduces the number.
+    """
 
     rule: str
     text: str
     value: float
     conventional: bool = False
+    prior: float = field(default=1.0, repr=False, compare=False)
+    close: int = field(default=0, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,70 +64,6 @@ class Belief:
     value: Values
     spread: Values
     right: bool
-
-
-class Bench:
-    """The graph of a sheet with its numbers: evaluates any node, truly or with some nodes held at other values."""
-
-    def __init__(self, sheet: Sheet) -> None:
-        wanted = [c.target for c in sheet.claims] + [c.part_node for c in sheet.claims if c.part_node is not None]
-        wanted += [node for names in sheet.epochs for node in names.values()]
-        merged = eliminate_common(Graph(tuple(sheet.inputs), tuple(wanted)))
-        self.same = dict(zip(wanted, merged.outputs, strict=True))
-        self.order = [n for n in merged.nodes if n.op != "input"]
-        inputs = dict(zip(merged.inputs, sheet.inputs.values(), strict=True))
-        single = [n for n in self.order if len(n.types) == 1]
-        results = get("auto").compile(Graph(merged.inputs, tuple(single)))(*inputs.values())
-        self.true: dict[Node, Any] = {**inputs, **dict(zip(single, results, strict=True))}
-        self._stale: dict[frozenset[Node], set[Node]] = {}
-
-    def frontier(self, target: Node, held: Collection[Node]) -> tuple[list[Node], bool]:
-        """The held nodes that the target is computed from directly, and whether a loop stands between."""
-        found: dict[Node, None] = {}
-        seen: set[Node] = set()
-        stack = list(target.inputs)
-        while stack:
-            node = stack.pop()
-            if node in held:
-                found[node] = None
-            elif node not in seen:
-                seen.add(node)
-                stack.extend(node.inputs)
-        return list(found), any(n.op == "scan" for n in seen)
-
-    def value(self, target: Node, held: Mapping[Node, Any]) -> Values:
-        """The target's value when these nodes have these values. The target may be a node that is new to the graph."""
-        stale = self.depending_on(frozenset(held))
-        values: dict[Node, Any] = {}
-
-        def known(node: Node) -> Any:
-            if node in values:
-                return values[node]
-            if node is not target and node in held:
-                return held[node]
-            return None if node in stale else self.true.get(node)
-
-        stack = [target]
-        while stack:
-            node = stack.pop()
-            if known(node) is not None:
-                continue
-            missing = [i for i in node.inputs if known(i) is None]
-            if missing:
-                stack += [node, *missing]
-            else:
-                values[node] = result_of(node, [known(i) for i in node.inputs])
-        return np.asarray(known(target), np.float64)
-
-    def depending_on(self, held: frozenset[Node]) -> set[Node]:
-        """The nodes of the sheet whose value changes with these nodes."""
-        if held not in self._stale:
-            found = set(held)
-            for node in self.order:
-                if any(i in found for i in node.inputs):
-                    found.add(node)
-            self._stale[held] = found
-        return self._stale[held]
 
 
 @dataclass
@@ -179,7 +116,7 @@ class Checker:
                 return replace(finding, verdict=Verdict.RIGHT if right else Verdict.FOLLOWS, follows=own)
         if number.few_digits and number.stands_for(value, spread + number.unit):
             return replace(finding, verdict=Verdict.UNDECIDED, note="too few digits to tell")
-        put_in = [e for e in earlier if e.verdict is Verdict.RIGHT and e.claim.part_node is not None]
+        put_in = [e for e in earlier if e.verdict is Verdict.RIGHT and only_numbers(e.claim.part)]
         note = "the numbers are put in rightly, and the arithmetic goes wrong" if put_in else ""
         return replace(finding, note=note)
 
@@ -243,15 +180,6 @@ class Checker:
         spread = np.abs(number.value - finding.true) if right else number.unit / 2
         self.beliefs[self.bench.same[claim.target]] = Belief(number.value, spread, right)
 
-    def run(self) -> list[Finding]:
-        findings: list[Finding] = []
-        for claim in self.sheet.claims:
-            same_line = [f for f in findings if f.claim.line == claim.line]
-            finding = self.judge(claim, same_line)
-            findings.append(finding)
-            self.learn(finding)
-        return findings
-
 
 def numbers_in(expr: Expr) -> list[Number]:
     """The printed numbers of an expression, from left to right."""
@@ -266,6 +194,25 @@ def numbers_in(expr: Expr) -> list[Number]:
             return [n for p in parts for n in numbers_in(p)]
         case _:
             return []
+
+
+def only_numbers(expr: Expr) -> bool:
+    """Whether an expression is numbers put into a formula: no names, and more than a number alone."""
+
+    def plain(e: Expr) -> bool:
+        match e:
+            case Number():
+                return True
+            case Unary(operand=operand):
+                return plain(operand)
+            case Binary(left=left, right=right):
+                return plain(left) and plain(right)
+            case Array(items=parts) | Call(arguments=parts):
+                return all(map(plain, parts))
+            case _:
+                return False
+
+    return not is_number(expr) and plain(expr)
 
 
 def aligned(formula: Expr, part: Expr) -> list[tuple[Name | Derivative, Expr]] | None:
@@ -302,6 +249,7 @@ def aligned(formula: Expr, part: Expr) -> list[tuple[Name | Derivative, Expr]] |
             return None
 
 
-def check_sheet(sheet: Sheet) -> list[Finding]:
-    """The findings on every claim of a sheet, in order."""
-    return Checker(sheet, Bench(sheet)).run()
+def bench_of(sheet: Sheet) -> Bench:
+    """The numbers of a sheet: of its quantities, of what its claims are about, and of their parts."""
+    wanted = [c.target for c in sheet.claims] + [c.part_node for c in sheet.claims if c.part_node is not None]
+    return Bench(sheet.inputs, [*wanted, *(node for names in sheet.epochs for node in names.values())])

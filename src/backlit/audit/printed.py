@@ -37,14 +37,17 @@ class Printed:
     def stands_for(self, value: Any, spread: Any = 0.0) -> bool:
         """Whether these digits are right for `value`, known up to `spread`: rounded, or cut off."""
         value = np.asarray(value, np.float64)
-        if value.shape != self.value.shape:
-            return False
-        slack = np.asarray(spread, np.float64) + _NOISE * np.maximum(np.abs(value), self.unit)
-        off = np.abs(self.value - value)
-        rounded = off <= self.unit / 2 + slack
-        same_side = (np.sign(value) == np.sign(self.value)) | (self.value == 0)
-        cut = same_side & (np.abs(self.value) <= np.abs(value) + slack) & (off < self.unit + slack)
-        return bool(np.all(rounded | cut))
+        return value.shape == self.value.shape and bool(self.stand_for(value[None], spread)[0])
+
+    def stand_for(self, values: Values, spread: Any = 0.0) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """The same for many values of the number's shape, along a first axis."""
+        with np.errstate(all="ignore"):
+            slack = np.asarray(spread, np.float64) + _NOISE * np.maximum(np.abs(values), self.unit)
+            off = np.abs(self.value - values)
+            rounded = off <= self.unit / 2 + slack
+            same_side = (np.sign(values) == np.sign(self.value)) | (self.value == 0)
+            cut = same_side & (np.abs(self.value) <= np.abs(values) + slack) & (off < self.unit + slack)
+        return np.all((rounded | cut).reshape(len(values), -1), axis=1)
 
 
 def unit_of(text: str) -> float:

@@ -13,12 +13,12 @@ from functools import cache
 
 import numpy as np
 
+from backlit.audit.bench import Bench
 from backlit.audit.checker import Diagnosis
+from backlit.audit.descent import Reading
 from backlit.audit.printed import Printed, Values
-from backlit.audit.sheet import Reading, Sheet, read
+from backlit.audit.sheet import Sheet, read
 from backlit.audit.syntax import Block, WorksheetError
-from backlit.executors.api import get
-from backlit.ir import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +59,22 @@ class Readings:
 
     def __init__(self, block: Block, sheet: Sheet) -> None:
         self.block, self.sheet = block, sheet
-        self.reread = cache(self._reread)
+        self.bench = cache(self._bench)
         self.value = cache(self._value)
 
-    def _reread(self, reading: Reading) -> Sheet | None:
+    def _bench(self, reading: Reading) -> tuple[Sheet, Bench] | None:
         try:
-            return read(self.block, reading)
+            sheet = read(self.block, reading)
         except WorksheetError:  # the reading does not fit this sheet
             return None
+        return sheet, Bench(sheet.inputs, [c.target for c in sheet.claims])
 
     def _value(self, reading: Reading, place: int) -> Values | None:
-        sheet = self.reread(reading)
-        if sheet is None:
+        found = self.bench(reading)
+        if found is None:
             return None
-        graph = Graph(tuple(sheet.inputs), (sheet.claims[place].target,))
-        return get("auto").compile(graph)(*sheet.inputs.values())[0]
+        sheet, bench = found
+        return bench.value(bench.same[sheet.claims[place].target])
 
     def explain(self, place: int, claimed: Printed, known: Collection[str]) -> Iterator[Diagnosis]:
         """The readings that give the claimed number at a claim; those `known` from the sheet so far are tried first."""

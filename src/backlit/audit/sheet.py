@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from backlit import ops
+from backlit.audit.descent import Reading, descend
+from backlit.audit.grammar import parse_line
 from backlit.audit.syntax import (
     Array,
     Binary,
@@ -33,12 +35,11 @@ from backlit.audit.syntax import (
     Step,
     Unary,
     WorksheetError,
-    parse_line,
 )
-from backlit.autodiff import reverse, zeros_if_none
+from backlit.autodiff import Reverse, reverse, zeros_if_none
 from backlit.errors import Error
-from backlit.ir import Graph, Node, Type, reachable, rebuilt, substitute
-from backlit.tracing import Traced, input_node, lift
+from backlit.ir import Graph, Node, Type, reachable, substitute
+from backlit.tracing import Traced, input_node, lift, type_of
 
 Value: TypeAlias = Any
 
@@ -61,26 +62,13 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
 }
 CONSTANTS = {"e": math.e, "pi": math.pi, "π": math.pi}
 _UNROLLED = 3  # a `repeat` of at most this many steps is written out, a longer one is a loop
+MAX_SIZE = 10_000  # elements of one array
+MAX_TOTAL = 3_000_000  # elements of all arrays together
+MAX_NODES = 30_000  # operations that the statements of one sheet may come to
+MAX_STEPS = 60  # statements `step`
+MAX_LOOPS = 20  # statements `repeat`
+MAX_LOOP_WORK = 20_000_000  # operations of all loops together
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How the statement `step` is carried out. The language's own way is the default; the others are conventions that
-    some authors follow, and slips that some make, at every step.
-
-    sequential      earlier layers are reached through weights that have been changed already
-    uphill          the gradient is added
-    rate_power      how often the learning rate is a factor
-    more_steps      steps taken beyond those that are said (fewer, where negative), in the sheet's `repeat` or `step`
-    bias            biases are trained although they are given ("trained"), or held although they are params ("held")
-    """
-
-    sequential: bool = False
-    uphill: bool = False
-    rate_power: int = 1
-    more_steps: int = 0
-    bias: str = "as said"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +134,7 @@ def read(block: Block, reading: Reading | None = None) -> Sheet:
         except WorksheetError as e:
             raise e.at(block.line + offset, text) from None
         except Error as e:  # an op refused: shapes that do not fit, a derivative of what is no number
-            raise WorksheetError(e.what, 1, 1, fix=e.fix).at(block.line + offset, text) from None
+            raise WorksheetError(e.what, column=1, fix=e.fix).at(block.line + offset, text) from None
     return reader.finish(block)
 
 
@@ -167,7 +155,10 @@ def expression(expr: Expr, look_up: Callable[[Name | Derivative], Value]) -> Val
         case Binary("^", base, Number() as power):
             return ops.pow(_value(expression(base, look_up)), power.value)
         case Binary(op, left, right):
-            return _BINARY[op](_value(expression(left, look_up)), _value(expression(right, look_up)))
+            found = _BINARY[op](_value(expression(left, look_up)), _value(expression(right, look_up)))
+            if type_of(found).size > MAX_SIZE:
+                raise WorksheetError(f"an array of the shape {type_of(found).shape} is too large", column=expr.column)
+            return found
         case Call(function=name, arguments=arguments):
             return _call(name, [_value(expression(a, look_up)) for a in arguments], expr.column)
 
@@ -233,6 +224,10 @@ class _Reader:
     claims: list[Claim] = field(default_factory=list)
     waiting: list[tuple[int, str]] = field(default_factory=list)  # claims about w': their place, and w
     last_step: Step | None = None
+    slopes: dict[Node, Reverse] = field(default_factory=dict)
+    loops: int = 0
+    loop_work: int = 0
+    first_serial: int = field(default_factory=lambda: _serial())
 
     def is_quantity(self, name: str) -> bool:
         return name in self.names
@@ -268,8 +263,9 @@ class _Reader:
             raise WorksheetError(
                 f"{d.of} has the shape {of.type.shape}: a derivative is taken of one number", column=d.column
             )
-        found = reverse([of], [lift(np.float64(1.0))], [by]).gradients[0]
-        return zeros_if_none(found, by)
+        if of not in self.slopes:  # one pass gives the derivatives by everything
+            self.slopes[of] = reverse([of], [lift(np.float64(1.0))], list(self.names.values()))
+        return zeros_if_none(self.slopes[of].arriving.get(by), by)
 
     # --- statements ---
 
@@ -283,6 +279,8 @@ class _Reader:
                 self.step(statement, line)
             case Repeat():
                 self.repeat(statement, line)
+        if _serial() - self.first_serial > MAX_NODES:
+            raise WorksheetError("the sheet comes to too many operations", column=1, fix="split it into several sheets")
 
     def define(self, name: Name, node: Node) -> None:
         if name.name in self.names:
@@ -348,6 +346,8 @@ class _Reader:
         for name in step.on:
             if name.name not in self.trainable:
                 raise WorksheetError(f"{name.name!r} is no param", column=name.column, fix="declare it with param")
+        if len(self.updates) >= MAX_STEPS:
+            raise WorksheetError(f"there are more than {MAX_STEPS} steps", column=1, fix="use `repeat`")
         before = self.moving(step)
         if not before and self.reading == Reading():
             raise WorksheetError("there is no param to change", column=1, fix="declare the weights with param")
@@ -374,6 +374,9 @@ class _Reader:
         if self.last_step is None:
             raise WorksheetError("there is no step to repeat", column=1, fix="write `step E, lr = 0.5` first")
         step, count = self.last_step, max(0, repeat.count + self.reading.more_steps)
+        self.loops += 1
+        if self.loops > MAX_LOOPS:
+            raise WorksheetError(f"there are more than {MAX_LOOPS} statements `repeat`", column=1)
         if count <= _UNROLLED:
             for _ in range(count):
                 self.step(step, line)
@@ -387,6 +390,14 @@ class _Reader:
             after = descend(now, inside, step.rate, self.reading)[1]
             return tuple(Traced(w) for w in after.values()), None
 
+        per_step = sum(n.types[0].size for n in reachable([loss]))
+        self.loop_work += 4 * count * per_step  # the way back costs about three times the way there
+        if self.loop_work > MAX_LOOP_WORK:
+            raise WorksheetError(
+                f"{count:,} steps of some {4 * per_step:,} operations each take too long",
+                column=1,
+                fix=f"the limit is {MAX_LOOP_WORK:,} operations in a sheet",
+            )
         last, _ = ops.scan(once, tuple(Traced(w) for w in before.values()), length=count)
         after = {n: self.named(w, n) for n, w in zip(before, last, strict=True)}
         self.move_on(before, after)
@@ -404,6 +415,9 @@ class _Reader:
                 )
             target = lift(expression(claim.formula, self.look_up)).node
             self.claims[place] = replace(claim, target=target)
+        whole = reachable([n for names in (*self.epochs, self.names) for n in names.values()])
+        if sum(t.size for n in whole for t in n.types) > MAX_TOTAL:
+            raise WorksheetError("the arrays of this sheet are too large together", block.line, 1, block.lines[0])
         return Sheet(
             block.line,
             block.lines,
@@ -416,45 +430,9 @@ class _Reader:
         )
 
 
-def descend(
-    loss: Node, before: Mapping[str, Node], rate: float, reading: Reading
-) -> tuple[dict[str, Node], dict[str, Node]]:
-    """The gradients of the loss by some quantities, and the quantities after one step of gradient descent."""
-    slopes = reverse([loss], [lift(np.float64(1.0))], list(before.values())).gradients
-    gradients = {n: zeros_if_none(g, w).node for (n, w), g in zip(before.items(), slopes, strict=True)}
-    factor = (rate**reading.rate_power) * (-1 if reading.uphill else 1)
-
-    def moved(weight: Value, gradient: Value) -> Node:
-        return lift(weight - factor * gradient).node
-
-    if not reading.sequential:
-        return gradients, {n: moved(Traced(w), Traced(gradients[n])) for n, w in before.items()}
-    after: dict[str, Node] = {}
-    names = {w: n for n, w in before.items()}
-    used = {n: _weights_of_the_way_back(g, names) - {n} for n, g in gradients.items()}
-    while used:
-        ready = [n for n, needs in used.items() if needs <= set(after)] or list(used)
-        for n in ready:
-            changed = {before[m]: after[m] for m in used.pop(n) if m in after}
-            gradients[n] = _with_weights_back(gradients[n], changed)
-            after[n] = moved(Traced(before[n]), Traced(gradients[n]))
-    return gradients, {n: after[n] for n in before}
-
-
-def _weights_of_the_way_back(gradient: Node, names: Mapping[Node, str]) -> set[str]:
-    """The weights that a gradient is passed back through."""
-    return {names[i] for node in reachable([gradient]) if node.origin is not None for i in node.inputs if i in names}
-
-
-def _with_weights_back(gradient: Node, changed: Mapping[Node, Node]) -> Node:
-    """The gradient passed back through changed weights; the forward pass keeps the old ones."""
-    new: dict[Node, Node] = {}
-    for node in reachable([gradient]):
-        swap = changed if node.origin is not None else {}
-        inputs = [new.get(i, swap.get(i, i)) for i in node.inputs]
-        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
-            new[node] = rebuilt(node, inputs)
-    return new.get(gradient, gradient)
+def _serial() -> int:
+    """The number of nodes made so far."""
+    return lift(np.float64(0.0)).node.serial
 
 
 def is_number(expr: Expr) -> bool:
