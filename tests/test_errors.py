@@ -186,7 +186,7 @@ MISTAKES = [
     (calls_numpy_by_itself, trace, ControlFlowError, r"the array of the traced value x", "backlit.ops"),
     (calls_math, trace, ControlFlowError, r"the float of the traced value", "keep the value as it is"),
     (calls_a_method, trace, MissingMethodError, r"the traced value x .* has no .sum", r"use ops.sum\(x, ...\)"),
-    (calls_another_method, trace, MissingMethodError, r"has no .tolist", "use the functions of backlit.ops"),
+    (calls_another_method, trace, MissingMethodError, r"has no .tolist", "there is no ops.tolist"),
     (prints_digits, trace, ControlFlowError, r"the digits of the traced value", "without a format"),
     (indexes_too_far, trace, IndexingError, r"index 5 is out of range: axis 1 has size 3", "from -3 to 2"),
     (indexes_by_a_mask, trace, IndexingError, r"an index has dtype bool\n  inputs: f64.*, bool\[2,3\]", "ops.where"),

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from textwrap import shorten
 from types import CodeType, FrameType
 
-_PACKAGE = str(Path(__file__).parent) + "/"
+_PACKAGE = os.path.dirname(__file__) + os.sep
 # Layers, losses, optimisers and the training step are written in ops as a user would write them, so their lines count
 # as places where quantities are named; the rest of the package is machinery.
 _NAMING = tuple(_PACKAGE + part for part in ("nn/", "optim/", "train/step.py"))
@@ -41,12 +41,12 @@ class Site:
     def describe(self) -> str:
         """`model.py:12, in loss: h = ops.tanh(x @ w)`"""
         text = shorten(linecache.getline(self.file, self.line), 100, placeholder=" ...")
-        where = f"{Path(self.file).name}:{self.line}, in {self.code.co_name}"
+        where = f"{os.path.basename(self.file)}:{self.line}, in {self.code.co_name}"
         return f"{where}: {text}" if text else where
 
     def short(self) -> str:
         """`model.py:12`"""
-        return f"{Path(self.file).name}:{self.line}"
+        return f"{os.path.basename(self.file)}:{self.line}"
 
     def target(self) -> str | None:
         """The variable that the whole expression at this site is assigned to, or None."""

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from backlit.errors import ControlFlowError, MissingMethodError, StructureError
+from backlit.errors import ControlFlowError, StructureError
 from backlit.ir import Graph, Node, Scope, Type, make_node, rebuilt, substitute
 from backlit.pytree import Structure, as_array, flatten, unflatten
 from backlit.sites import naming_site
@@ -79,16 +79,6 @@ class Traced:
     def _has_no_number(self, wanted: str, fix: str) -> NoReturn:
         raise ControlFlowError(
             f"Python asked for {wanted} of {self.describe()}: it has no numbers before the graph runs", fix=fix
-        )
-
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        from backlit import ops
-
-        raise MissingMethodError(
-            f"{self.describe()} has no .{name}",
-            fix=f"use ops.{name}(x, ...)" if hasattr(ops, name) else "use the functions of backlit.ops",
         )
 
     def __bool__(self) -> bool:

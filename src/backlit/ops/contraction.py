@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import opt_einsum
 
 from backlit.errors import DtypeError, ShapeError
 from backlit.ir import Type
@@ -199,11 +198,11 @@ def einsum(spec: str, *operands: Value, _stretch: bool = False) -> Value:
 
 def _parse(spec: str, operands: Sequence[Value]) -> tuple[list[str], str]:
     """The letters of each operand and of the result, `...` written out."""
+    from opt_einsum.parser import parse_einsum_input  # here, since importing it takes its time
+
     text = spec.replace(" ", "")
     try:
-        inputs, result, _ = opt_einsum.parser.parse_einsum_input(
-            (text, *[type_of(x).shape for x in operands]), shapes=True
-        )
+        inputs, result, _ = parse_einsum_input((text, *[type_of(x).shape for x in operands]), shapes=True)
     except ValueError as e:
         raise ShapeError(f"{spec!r}: {e}") from None
     terms = inputs.split(",")
@@ -218,9 +217,11 @@ def _parse(spec: str, operands: Sequence[Value]) -> tuple[list[str], str]:
 def _order(values: Sequence[tuple[str, Value]], result: str) -> list[tuple[int, ...]]:
     if len(values) == 2:
         return [(0, 1)]
+    from opt_einsum import contract_path
+
     shapes = [type_of(x).shape for _, x in values]
     spec = f"{','.join(term for term, _ in values)}->{result}"
-    path, _ = opt_einsum.contract_path(spec, *shapes, shapes=True)
+    path, _ = contract_path(spec, *shapes, shapes=True)
     return [tuple(step) for step in path]
 
 

@@ -6,11 +6,11 @@ Set on `Traced` from here because an operator is an op and ops are made of trace
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from backlit.errors import ControlFlowError
+from backlit.errors import ControlFlowError, MissingMethodError
 from backlit.ops import contraction, elementwise, indexing, movement
 from backlit.ops.record import OPS
 from backlit.tracing import Traced
@@ -83,6 +83,14 @@ def _instead(name: str) -> str:
     return f"use ops.{name}" if hasattr(ops, name) else f"there is no ops.{name}: write it in functions of backlit.ops"
 
 
+def _missing(self: Traced, name: str) -> NoReturn:
+    """What is no attribute of a traced value: perhaps a method of NumPy's arrays."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    fix = _instead(name)
+    raise MissingMethodError(f"{self.describe()} has no .{name}", fix=fix + "(x, ...)" * fix.startswith("use"))
+
+
 def install() -> None:
     """Give `Traced` its operators. Called once, when `backlit.ops` is imported."""
     methods: dict[str, Any] = {}
@@ -93,6 +101,7 @@ def install() -> None:
         methods[f"__{name}__"] = _forward(f)
     for name, g in UNARY.items():
         methods[f"__{name}__"] = _unary(g)
+    methods["__getattr__"] = _missing
     methods["__getitem__"] = indexing.get_item
     methods["__array_ufunc__"] = _array_ufunc
     methods["__array_function__"] = _array_function
