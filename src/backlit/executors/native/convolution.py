@@ -1,12 +1,13 @@
 """A rewrite for convolutions: the gradient by the input becomes a convolution itself.
 
-Differentiation gives it as `fold(contract(g, w))`: a product for every window and position, added back into place. The
-same sums, taken where they arrive instead of where they come from, are a convolution of g with the weights turned round:
+Differentiation gives it as `fold(contract(g, w))`: a product for every window and position, added back into place.
+The same sums, taken where they arrive instead of where they come from, are a convolution of g with the weights
+turned round:
 
     dx[y] = sum over p s + i d = y of g[p] w[i]  =  sum over i' of g'[y + i' d] w[k - 1 - i']
 
-where g' is g with s - 1 zeros between its elements and (k - 1) d before them. Nothing of the size of all windows is made.
-The same holds for the forward pass of a transposed convolution.
+where g' is g with s - 1 zeros between its elements and (k - 1) d before them. Nothing of the size of all windows is
+made. The same holds for the forward pass of a transposed convolution.
 """
 
 from __future__ import annotations

@@ -15,12 +15,25 @@ from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
 
 def reuse(steps: Sequence[Any], pairs: Sequence[tuple[Buffer, Buffer]]) -> dict[Buffer, Buffer]:
     """Of the pairs (fresh, old), those in which `fresh` may lie where `old` does. The steps are changed accordingly."""
+    users: dict[Buffer, dict[int, Any]] = {}
+    for number, step in enumerate(steps):
+        for buffer in _roots(step):
+            users.setdefault(buffer, {})[number] = step
     found: dict[Buffer, Buffer] = {}
     for fresh, old in pairs:
-        if old not in found.values() and _may(steps, fresh, old):
+        near = users.get(fresh, {}) | users.get(old, {})
+        mine = [near[number] for number in sorted(near)]
+        if old not in found.values() and _may(mine, fresh, old):
             found[fresh] = old
-            _replace(steps, fresh, old)
+            _replace(mine, fresh, old)
+            users[old] = near
     return found
+
+
+def _roots(step: Any) -> set[Buffer]:
+    if isinstance(step, Loop):
+        return set().union(*(_roots(s) for s in [*step.start, *step.calls, *step.moves]))
+    return {b.root() for b, _ in step.arguments}
 
 
 def _may(steps: Sequence[Any], fresh: Buffer, old: Buffer) -> bool:
@@ -43,13 +56,7 @@ def _may(steps: Sequence[Any], fresh: Buffer, old: Buffer) -> bool:
 
 
 def _touches(loop: Loop, buffer: Buffer) -> bool:
-    for step in [*loop.start, *loop.calls, *loop.moves]:
-        if isinstance(step, Loop):
-            if _touches(step, buffer):
-                return True
-        elif any(b.root() is buffer for b, _ in step.arguments):
-            return True
-    return False
+    return buffer in _roots(loop)
 
 
 def _same_place(call: Call, fresh: Buffer, old: Buffer) -> bool:

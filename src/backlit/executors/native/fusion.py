@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 from backlit.executors.native.kernels import COMBINERS
 from backlit.ir import Graph, Node
@@ -31,14 +32,22 @@ _MEMBERS = 48
 
 def squeezed(node: Node) -> tuple[int, ...]:
     """The shape of a node's (first) result without axes of size 1."""
-    return tuple(n for n in node.types[0].shape if n != 1)
+    return _squeezed(node.types[0].shape)
+
+
+@cache
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
 
 
 def is_pointwise(node: Node) -> bool:
     """Whether each element of the result is made from one element of each operand (gather: at a computed place)."""
-    return node.op == "gather" or (
-        node.op in OPS and OPS[node.op].scalar is not None and node.op not in VIEWS and node.op not in COMBINERS
-    )
+    return _is_pointwise(node.op)
+
+
+@cache
+def _is_pointwise(op: str) -> bool:
+    return op == "gather" or (op in OPS and OPS[op].scalar is not None and op not in VIEWS and op not in COMBINERS)
 
 
 @dataclass(eq=False)

@@ -15,10 +15,11 @@ import numpy as np
 
 from backlit.executors.native import index as ix
 from backlit.executors.native import memory
+from backlit.executors.native.body import NeedsMemory
 from backlit.executors.native.donation import reuse
 from backlit.executors.native.fusion import Fusion
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
-from backlit.executors.native.lowering import Lowering, NeedsMemory
+from backlit.executors.native.lowering import Lowering
 from backlit.ir import Graph, Node, Type
 
 _NUMBERLESS = ("input", "constant", "item")
@@ -113,9 +114,9 @@ class Planner:
             try:
                 return self._steps(graph, inputs, outputs, forced)
             except NeedsMemory as need:
-                if need.node in forced:
-                    raise AssertionError(f"{need.node} has no memory although it should") from None
-                forced |= {need.node}
+                if need.nodes <= forced:
+                    raise AssertionError(f"{need} has no memory although it should") from None
+                forced |= need.nodes
 
     def _steps(
         self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer], forced: frozenset[Node]
@@ -143,12 +144,18 @@ class Planner:
                         buffers[key] = wanted.get(key) or self.arena(t, f"{names[node]}[{i}]")
         lowering = Lowering(fusion, buffers, self.arena)
         steps: list[Any] = []
+        missing: set[Node] = set()
         for group in fusion.groups:
             lowering.now = fusion.position[group]
-            if group.kind == "scan":
-                steps += self._scan(group.roots[0], lowering, names)
-            else:
-                steps += lowering.calls(group)
+            try:
+                if group.kind == "scan":
+                    steps += self._scan(group.roots[0], lowering, names)
+                else:
+                    steps += lowering.calls(group)
+            except NeedsMemory as need:
+                missing |= need.nodes
+        if missing:
+            raise NeedsMemory(*missing)
         lowering.now = len(fusion.groups)
         for node, buffer in copies:
             call = lowering.copy(node, buffer, (node,))

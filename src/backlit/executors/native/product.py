@@ -89,7 +89,19 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
             best = min(best, (_cost(extent, count, fixed, vectors_all, vectors), -vectors, -count))
     _, vectors, count = best
     loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
-    return Tiling(a, b, columns, cut, tuple(inside), -count, -vectors, lanes, loops, _in_parts(nest, total.dtype.itemsize, columns))
+    parts = _in_parts(nest, total.dtype.itemsize, columns)
+    return Tiling(
+        a,
+        b,
+        columns,
+        cut,
+        tuple(inside),
+        -count,
+        -vectors,
+        lanes,
+        loops,
+        parts,
+    )
 
 
 def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
