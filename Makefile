@@ -1,5 +1,5 @@
 # Everything runs in .venv, at the versions pinned in constraints.txt.
-#   make demo        run the first example
+#   make demo        a network learns to read handwritten digits
 #   make test        lint, types, tests
 #   make test-full   the same, with the slow sweeps
 #   make docs        build the documentation into site/
@@ -13,7 +13,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
-	$(BIN)/python examples/first_gradient.py
+	$(BIN)/backlit demo
 
 test: lint
 	$(BIN)/pytest
@@ -30,11 +30,11 @@ docs: .venv/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf .venv site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv site dist backlit-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of extras; a stamp is renewed when what it was made from changes.
-.venv/demo.stamp: EXTRAS =
+.venv/demo.stamp: EXTRAS = [plot,tables]
 .venv/test.stamp: EXTRAS = [test]
 .venv/docs.stamp: EXTRAS = [docs]
 

@@ -1,6 +1,7 @@
 """Every example runs, with its quick setting, and shows what it says it shows."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,32 @@ def test_regression_on_a_table(capsys):
     r2 = run("regression_table")
     assert 0.7 < r2 < 1
     assert "body_mass_g" in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_full_runs_end_as_the_documentation_says(capsys):
+    """Within what another executor's rounding may change."""
+    page = (FOLDER.parent / "docs" / "start.md").read_text()
+    said = {
+        name: [float(n) for n in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", result)]
+        for name, result in re.findall(r"^\| `(\w+)\.py` \|[^|]*\| ([^|]*) \|", page, re.M)
+    }
+
+    def full(name):
+        return importlib.import_module(name).main()
+
+    for name in ("mlp_digits", "cnn_digits", "gru_digits"):
+        accuracy = 100 * full(name)
+        assert accuracy > 97
+        assert accuracy == pytest.approx(said[name][0], abs=1)
+    sigmoid, modern = full("vanishing_gradients").values()
+    assert (100 * sigmoid[0], 100 * modern[0]) == pytest.approx(said["vanishing_gradients"][:2], abs=3)
+    assert (sigmoid[1], modern[1]) == pytest.approx(said["vanishing_gradients"][2:], rel=0.2)
+    plain, remedied = full("overfitting").values()
+    found = [plain["last"], remedied["last"], plain["by heart"], remedied["by heart"]]
+    assert [100 * f for f in found] == pytest.approx(said["overfitting"], abs=5)
+    assert full("char_transformer") == pytest.approx(said["char_transformer"], abs=0.1)
+    assert full("regression_table") == pytest.approx(said["regression_table"][0], abs=0.02)
 
 
 def test_every_example_is_tested():
