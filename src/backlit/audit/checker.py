@@ -8,9 +8,10 @@ digits; what that leaves open in the result is found by moving each number to th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TypeAlias
 
 import numpy as np
 
@@ -125,7 +126,7 @@ class Checker:
         assert claim.part_node is not None
         own, own_spread, _ = self.follow(self.bench.same[claim.part_node])
         if claim.formula is not None and claim.part is not claim.formula:
-            pairs = aligned(claim.formula, claim.part)
+            pairs = aligned(claim.formula, claim.part, lambda pair: self.put_in(pair, claim) in (None, True))
             if pairs is not None:
                 return self.judge_operands(finding, pairs)
         truly = self.bench.value(self.bench.same[claim.part_node], {})
@@ -137,25 +138,28 @@ class Checker:
                 return replace(finding, verdict=verdict)
         return finding
 
-    def judge_operands(self, finding: Finding, pairs: Sequence[tuple[Name | Derivative, Expr]]) -> Finding:
+    def put_in(self, pair: Pair, claim: Claim) -> bool | None:
+        """Whether a number put in is right for its quantity; None where it is the author's own wrong number."""
+        node = self.bench.same.get(self.node_of(pair[0], claim))  # type: ignore[arg-type]
+        number = printed(pair[1])
+        if node is None or number.stands_for(self.bench.value(node)):
+            return True
+        belief = self.beliefs.get(node)
+        if belief is not None and number.stands_for(belief.value, belief.spread):
+            return True if belief.right else None
+        return False
+
+    def judge_operands(self, finding: Finding, pairs: Sequence[Pair]) -> Finding:
         """The numbers put in, one by one, against the quantities that they stand for."""
-        verdict = Verdict.RIGHT
-        for name, part in pairs:
-            node = self.bench.same.get(self.node_of(name, finding.claim))  # type: ignore[arg-type]
-            if node is None:
-                continue
-            number = printed(part)
-            true = self.bench.value(node, {})
-            if number.stands_for(true):
-                continue
+        verdicts = [self.put_in(pair, finding.claim) for pair in pairs]
+        if False in verdicts:
+            name, part = pairs[verdicts.index(False)]
+            node = self.bench.same[self.node_of(name, finding.claim)]  # type: ignore[index]
             belief = self.beliefs.get(node)
-            if belief is not None and number.stands_for(belief.value, belief.spread):
-                verdict = verdict if belief.right else Verdict.FOLLOWS
-                continue
-            shown = np.array2string(true if belief is None else belief.value, precision=10)
+            value = np.round(self.bench.value(node) if belief is None else belief.value, 10)
             text = getattr(part, "text", "the array")
-            return replace(finding, note=f"{text} is put in for {name.name}, which is {shown}")
-        return replace(finding, verdict=verdict)
+            return replace(finding, note=f"{text} is put in for {name.name}, which is {value}")
+        return replace(finding, verdict=Verdict.FOLLOWS if None in verdicts else Verdict.RIGHT)
 
     def node_of(self, name: Name | Derivative, claim: Claim) -> Node | None:
         if isinstance(name, Name):
@@ -215,8 +219,14 @@ def only_numbers(expr: Expr) -> bool:
     return not is_number(expr) and plain(expr)
 
 
-def aligned(formula: Expr, part: Expr) -> list[tuple[Name | Derivative, Expr]] | None:
-    """The quantities of the formula paired with the numbers put in for them, or None where the two differ in shape."""
+Pair: TypeAlias = tuple[Name | Derivative, Expr]
+
+
+def aligned(formula: Expr, part: Expr, fits: Callable[[Pair], bool]) -> list[Pair] | None:
+    """The quantities of the formula paired with the numbers put in for them, or None where the two differ in shape.
+
+    Terms and factors may stand in either order: that in which more numbers fit their quantities is meant.
+    """
     match formula, part:
         case ((Name() | Derivative()), _) if is_number(part):
             return [(formula, part)]
@@ -225,22 +235,23 @@ def aligned(formula: Expr, part: Expr) -> list[tuple[Name | Derivative, Expr]] |
         case Number(), Number() if formula.value == part.value:
             return []
         case Unary(operand=a), Unary(operand=b):
-            return aligned(a, b)
+            return aligned(a, b, fits)
         case Unary(operand=a), Number(text=text):  # -x with x = 0.5 is printed as the number -0.5
-            return aligned(a, Number(text[1:] if text[0] == "-" else f"-{text}"))
+            return aligned(a, Number(text[1:] if text[0] == "-" else f"-{text}"), fits)
         case Binary(op=p, left=a, right=b), Binary(op=q, left=c, right=d) if p == q:
-            orders = [(c, d), (d, c)] if p in "+*" else [(c, d)]
-            for left, right in orders:
-                first, second = aligned(a, left), aligned(b, right)
+            ways: list[list[Pair]] = []
+            for left, right in [(c, d), (d, c)] if p in "+*" else [(c, d)]:
+                first = aligned(a, left, fits)
+                second = None if first is None else aligned(b, right, fits)
                 if first is not None and second is not None:
-                    return first + second
-            return None
+                    ways.append(first + second)
+            return min(ways, key=lambda pairs: sum(not fits(pair) for pair in pairs), default=None)
         case (Call(arguments=xs), Call(arguments=ys)) | (Array(items=xs), Array(items=ys)):
             if getattr(formula, "function", "") != getattr(part, "function", "") or len(xs) != len(ys):
                 return None
-            found: list[tuple[Name | Derivative, Expr]] = []
+            found: list[Pair] = []
             for x, y in zip(xs, ys, strict=True):
-                inner = aligned(x, y)
+                inner = aligned(x, y, fits)
                 if inner is None:
                     return None
                 found += inner

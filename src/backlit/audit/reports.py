@@ -76,7 +76,9 @@ def _write_sheet(file: str, sheet: SheetReport, console: Console) -> None:
         return
     first = sheet.first_slip
     if first is None and right == total:
-        console.print(Text(f"  ✓ All {total} claims are right.", style="green"))
+        console.print(
+            Text("  ✓ " + (f"All {total} claims are right." if total > 1 else "The claim is right."), style="green")
+        )
         return
     console.print(Text(f"  ✓ {right} of {total} claims are right.", style="green"))
     if first is not None:

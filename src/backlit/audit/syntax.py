@@ -34,7 +34,8 @@ class WorksheetError(Error, ValueError):
         where = f"line {self.line}, column {self.column}: " if self.line else ""
         lines = [where + self.what]
         if self.text:
-            lines += [f"  {self.text}", "  " + " " * (self.column - 1) + "^"]
+            start = max(0, self.column - 81)  # of a long line, what stands around the place
+            lines += [f"  {self.text[start : start + 100]}", "  " + " " * (self.column - 1 - start) + "^"]
         if self.fix:
             lines.append(f"  {self.fix}")
         return "\n".join(lines)

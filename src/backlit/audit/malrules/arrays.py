@@ -60,7 +60,8 @@ def _softmax_axis(scene: Scene) -> Iterator[Edit]:
 def _softmax_diagonal(scene: Scene) -> Iterator[Edit]:
     for _, y in softmaxes(scene):
         back = [n for n in scene.backward if n.origin is not None and n.origin.scope is y.scope]
-        from_y = [n for n in back if n.origin is y and n.op == "divide" and n.inputs[1] is y.inputs[1]]
+        quotients = [n for n in back if n.origin is y and n.op == "divide" and n.inputs[1] is y.inputs[1]]
+        from_y = [n for n in quotients if n.inputs[0].origin is not y]
         from_exp = [n for n in back if n.origin is not None and n.origin.op == "exp" and n.op == "multiply"]
         if len(from_y) == 1 and len(from_exp) == 1:
             g, p = value(from_y[0].inputs[0]), value(y)

@@ -20,7 +20,7 @@ def operands(node: Node) -> Iterator[tuple[int, Node]]:
 @malrule("term-left-out", "a term of a sum is left out", 0.9)
 def _term_left_out(scene: Scene) -> Iterator[Edit]:
     for node in scene.forward:
-        if node.op in ("add", "subtract"):
+        if node.op in ("add", "subtract") and scene.update is None:
             for place, gone in operands(node):
                 if not scene.is_bias(gone):
                     kept = node.inputs[1 - place]
