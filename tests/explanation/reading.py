@@ -16,7 +16,7 @@ from backlit.ops.record import OPS
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf\b|nan\b)|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<note>⟨[^⟩]*⟩)|(?P<sign>//|<<|>>|[-+·/^()\[\],|&~<>=≤≥≠@⊙ᵀ×]))"
+    r"|(?P<note>⟨[^⟩]*⟩)|(?P<sign>//|<<|>>|[-+·/^()\[\],|&~<>=≤≥≠@⊙⊗ᵀ×]))"
 )
 
 
@@ -79,12 +79,13 @@ class Reader:
 
     def product(self):
         value = self.power()
-        while sign := self.take("·", "⊙", "@", "/", "//", "mod"):
+        while sign := self.take("·", "⊙", "⊗", "@", "/", "//", "mod"):
             other = self.power()
             with np.errstate(all="ignore"):
                 value = {
                     "·": lambda a, b: a * b,
                     "⊙": lambda a, b: a * b,
+                    "⊗": np.multiply.outer,
                     "@": lambda a, b: a @ b,
                     "/": np.divide,
                     "//": np.floor_divide,

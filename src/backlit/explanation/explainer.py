@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,14 +26,15 @@ from backlit.pytree import as_array
 from backlit.tracing import refuse_leaks, trace_function
 
 VIEWS = ("deltas", "paths", "matrix")
-_FEW, _MOST = 200, 20_000  # numbers that paths may lead through, when they come for free and when they are asked for
+_FEW, _MOST = 100, 20_000  # numbers that paths may lead through, when they come for free and when they are asked for
 
 
 @dataclass(frozen=True)
 class Problem:
     """What is asked: a graph whose first output is the loss, its arguments by name, and an element of one of them.
 
-    `loss` is what the loss is called where nothing else names it. For the rest see `explain`.
+    `loss` is what the loss is called where nothing else names it, `outside` the arrays that the function reads from
+    outside itself, by name. For the rest see `explain`.
     """
 
     graph: Graph
@@ -45,6 +47,7 @@ class Problem:
     state: Any = None
     unfolded: bool = False
     loss: str | None = None
+    outside: tuple[tuple[str, Any], ...] = ()
 
 
 def explain(
@@ -99,7 +102,9 @@ def explain(
     trace = trace_function(function, *arguments)
     refuse_leaks(trace.graph)
     arrays = tuple(as_array(leaf, path) for leaf, path in zip(trace.leaves, trace.paths, strict=True))
-    problem = Problem(trace.graph, trace.paths, arrays, wrt, verify, lr, optimizer, state, unfolded)
+    problem = Problem(
+        trace.graph, trace.paths, arrays, wrt, verify, lr, optimizer, state, unfolded, outside=_outside(function)
+    )
     return derive(problem, Options(view, terms, depth, digits))
 
 
@@ -111,7 +116,8 @@ def derive(problem: Problem, options: Options) -> Derivation:
     leaf = problem.graph.inputs[i]
     plan = updates.plan(problem, i)
     run = execute(plan.graph, [*arrays, *plan.arrays], [leaf, *plan.others], plan.outputs, folded=not problem.unfolded)
-    quantities = chosen(run, problem.loss, None if plan.new is None else (leaf, plan.new))
+    updated = None if plan.new is None else (leaf, plan.new)
+    quantities = chosen(run, problem.loss, updated, problem.outside)
     if options.view == "matrix":
         from backlit.explanation.matrices import derived
 
@@ -143,6 +149,16 @@ def derive(problem: Problem, options: Options) -> Derivation:
     )
 
 
+def _outside(function: Callable[..., Any]) -> tuple[tuple[str, Any], ...]:
+    """The arrays that a function reads from outside itself, by the names that it uses."""
+    try:
+        found = inspect.getclosurevars(function)
+    except TypeError:  # no Python function
+        return ()
+    variables = {**found.globals, **found.nonlocals}
+    return tuple((name, v) for name, v in variables.items() if isinstance(v, np.ndarray) and v.ndim)
+
+
 def located(
     wrt: str, paths: Sequence[str], shapes: Sequence[tuple[int, ...]], whole: bool = False
 ) -> tuple[int, Element | None]:
@@ -165,7 +181,7 @@ def located(
     shape = shapes[i]
     if not index:
         if whole or not shape:
-            return i, None if whole else ()
+            return i, None if whole and shape else ()
         if np.prod(shape) == 1:
             return i, (0,) * len(shape)
         example = ", ".join("0" for _ in shape)

@@ -50,7 +50,7 @@ def total(terms: Sequence[Expression], rest: Rest | None = None) -> Expression:
 def negative(e: Expression) -> Expression:
     """-e."""
     if isinstance(e, Number) and not isinstance(e.value, bool):
-        return e if e.value == 0 else Number(-e.value)
+        return e if is_number(e, 0.0) else Number(-e.value)
     if isinstance(e, Apply) and e.op == "negative":
         return e.args[0]
     if isinstance(e, Apply) and e.op == "product" and isinstance(e.args[0], Number):
@@ -83,7 +83,7 @@ def product(factors: Sequence[Expression]) -> Expression:
 
 def divide(a: Expression, b: Expression) -> Expression:
     """a / b."""
-    if is_number(b, 1.0) or (is_number(a, 0.0) and isinstance(b, Number) and b.value):
+    if is_number(b, 1.0) or (is_number(a, 0.0) and isinstance(b, Number) and np.all(b.value)):
         return a
     if isinstance(a, Apply) and a.op == "negative":
         return negative(Apply("divide", (a.args[0], b)))
@@ -185,6 +185,7 @@ def _softmax(x: Any) -> Any:
 
 WHOLE: dict[str, Callable[..., Any]] = {
     "matmul": lambda a, b: a @ b,
+    "outer": np.multiply.outer,
     "transpose": lambda a: a.T,
     "hadamard": lambda *factors: math.prod(factors, start=np.float64(1.0)),
     "sum_of": lambda a, axis: a.sum(axis),

@@ -66,6 +66,9 @@ def latex_symbol(s: Symbol) -> str:
 
 
 def _latex_number(text: str) -> str:
+    if text.startswith("⟨"):  # the shape of an array that is too large
+        sizes = text[1:-1].replace("×", r" \times ")
+        return rf"\langle {sizes}\rangle"
     if text.startswith("["):
         table = np.atleast_2d(listed(text))
         if table.ndim > 2:
@@ -112,6 +115,8 @@ def _latex_operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] |
             return f"[{texts[0]}]", ATOM
         case "hadamard":
             return r" \odot ".join(text if binds >= PRODUCT else f"({text})" for text, binds in args), PRODUCT
+        case "outer":
+            return r" \otimes ".join(text if binds > PRODUCT else f"({text})" for text, binds in args), PRODUCT
         case "matmul":
             left, right = (
                 text if binds > least else f"({text})"

@@ -23,7 +23,7 @@ from backlit.explanation.expressions import ONE, ZERO, is_number, linear_parts, 
 from backlit.explanation.numbers import fitted, show
 from backlit.explanation.quantities import Quantities, Quantity
 from backlit.explanation.sentences import sentence
-from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Rest, Step, operands, rests
+from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Rest, Step, operands, parts, rests
 from backlit.ir import Node
 
 LARGEST = 24  # numbers in an array that is printed
@@ -85,7 +85,7 @@ class Maker:
     def shown_index(self, q: Quantity, element: Element) -> Element:
         """The index that is written: computed values leave out axes of size 1."""
         owner = q.forward or q.node
-        if owner.op == "input":
+        if owner.op in ("input", "constant"):
             return element
         return tuple(i for i, n in zip(element, owner.type.shape, strict=True) if n > 1)
 
@@ -241,8 +241,8 @@ def numbered(drafts: list[Draft], maker: Maker) -> list[Step]:
         places.setdefault(d.place, i)
     steps = []
     for i, d in enumerate(drafts, 1):
-        e, text = d.expression, show(d.value, maker.options.digits) if _fits(d.value) else ""
-        shown = e is not None and _fits(d.value) and all(_fits(o.value) for o in operands(e))
+        e, text = d.expression, show(d.value, maker.options.digits) if _fits(d.value) else _size(d.value)
+        shown = e is not None and _fits(d.value) and all(_fits(p.value) for p in parts(e) if not isinstance(p, Apply))
         if e is not None and shown:
             e, text = fitted(e, d.value, 2 if d.quantity.key == "difference" else maker.options.digits)
         if e is not None:
@@ -265,10 +265,15 @@ def numbered(drafts: list[Draft], maker: Maker) -> list[Step]:
             node=maker.run.numbers.get(d.quantity.node, -1),
             element=d.element,
             shape=d.value.shape if array else (),
-            complete=e is None or shown,
+            complete=shown if e is not None else _fits(d.value),
         )
         steps.append(replace(step, sentence=d.note or sentence(step, d.quantity, maker.run)))
     return steps
+
+
+def _size(value: Any) -> str:
+    """What is told of an array that is too large to be printed."""
+    return f"⟨{'×'.join(map(str, value.shape))}⟩"
 
 
 def _fits(value: Any) -> bool:

@@ -56,6 +56,8 @@ def symbol(s: Symbol) -> str:
 
 def number(text: str) -> str:
     """A printed number, or a printed array as a table."""
+    if text.startswith("⟨"):  # the shape of an array that is too large
+        return f"<mtext>{escape(text)}</mtext>"
     if text.startswith("["):
         table = np.atleast_2d(listed(text))
         if table.ndim > 2:
@@ -104,8 +106,8 @@ def _operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] | None:
             return f'<mrow><mo stretchy="false">|</mo>{texts[0]}<mo stretchy="false">|</mo></mrow>', ATOM
         case "bracket":
             return f'<mrow><mo stretchy="false">[</mo>{texts[0]}<mo stretchy="false">]</mo></mrow>', ATOM
-        case "hadamard" | "matmul":
-            sign = "<mo>⊙</mo>" if e.op == "hadamard" else ""
+        case "hadamard" | "matmul" | "outer":
+            sign = {"hadamard": "<mo>⊙</mo>", "outer": "<mo>⊗</mo>"}.get(e.op, "")
             lowest = [PRODUCT if e.op == "hadamard" else SUM + 1, *(PRODUCT + 1 for _ in args[1:])]
             return sign.join(t if b >= low else _group(t) for (t, b), low in zip(args, lowest, strict=True)), PRODUCT
         case "transpose":

@@ -102,13 +102,20 @@ class Matrices:
     def _contract(self, node: Node) -> Expression:
         a, b = (self.at(i) for i in node.inputs)
         left, right, result = parts_of(node.params["spec"])
-        if len(left) == len(right) == len(result) == 2:
-            (inner,) = {c for c in left if c in right} or {""}
-            if inner and result == "".join(c for c in left + right if c != inner):
-                a = a if left[1] == inner else Apply("transpose", (a,))
+        generic = Apply("contract", (a, b), params=(("spec", node.params["spec"]),))
+        inner = "".join(c for c in left if c in right and c not in result)
+        if len(left) <= 2 and len(right) <= 2 and len(inner) <= 1 and len(result) == len(left + right) - 2 * len(inner):
+            if not inner:
+                return (
+                    Apply("outer", (a, b)) if (len(left), len(right)) == (1, 1) and result == left + right else generic
+                )
+            if result != (left + right).replace(inner, ""):  # the product the other way round, where it fits
+                left, right, a, b = right, left, b, a
+            if result == (left + right).replace(inner, ""):
+                a = a if left[-1] == inner else Apply("transpose", (a,))
                 b = b if right[0] == inner else Apply("transpose", (b,))
                 return Apply("matmul", (a, b))
-        return Apply("contract", (a, b), params=(("spec", node.params["spec"]),))
+        return generic
 
 
 def whole(maker: Maker, q: Quantity) -> Operand:

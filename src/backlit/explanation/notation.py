@@ -149,6 +149,8 @@ def _plain_operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] |
             return f"|{args[0][0]}|", ATOM
         case "hadamard":
             return " ⊙ ".join(text if binds >= PRODUCT else f"({text})" for text, binds in args), PRODUCT
+        case "outer":
+            return " ⊗ ".join(text if binds > PRODUCT else f"({text})" for text, binds in args), PRODUCT
         case "matmul":
             left, right = (
                 text if binds > least else f"({text})"

@@ -116,6 +116,8 @@ def web(
             edges = [Edge((o.quantity, o.element), f, float(value_of(f)), o) for o, f in parts]
             if not is_number(left, 0.0) or not parts:
                 edges.append(Edge(END, left, float(value_of(left)), None))
+            if len(edges) > most:
+                raise GradientError(f"there are more than {most} ways from one number")
         found.edges[place] = edges
         waiting.extend(e.end for e in edges if e.end != END)
     return found

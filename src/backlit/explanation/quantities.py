@@ -9,9 +9,12 @@ name would have to be written out again and again, or grows too long to read, it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from backlit.explanation.elements import moves, opaque, scopes, sources
 from backlit.explanation.execution import Execution
@@ -114,14 +117,24 @@ class Quantities:
         return [n for n in reachable([self.run.loss]) if n.inputs]
 
 
-def chosen(run: Execution, loss: str | None = None, updated: tuple[Node, Node] | None = None) -> Quantities:
+def chosen(
+    run: Execution,
+    loss: str | None = None,
+    updated: tuple[Node, Node] | None = None,
+    outside: Sequence[tuple[str, Any]] = (),
+) -> Quantities:
     """The quantities of a run.
 
     `loss` is what the result is called where the user's code gave it no name, `updated` a parameter and the node of its
-    new value.
+    new value, `outside` arrays that are constants of the graph and have names.
     """
     forward = {*reachable([run.loss]), *run.probabilities.values()}
     names = {n: name for n, name in run.names.items() if n in run.values}
+    for node in run.graph.nodes:
+        if node.op == "constant" and node.type.shape and node.origin is None:
+            name = next((name for name, array in outside if np.array_equal(array, run.values[node])), None)
+            if name is not None:
+                names[node] = name
     if updated is not None:
         names[updated[1]] = names[updated[0]]
     if run.loss not in names:
@@ -145,8 +158,8 @@ def chosen(run: Execution, loss: str | None = None, updated: tuple[Node, Node] |
         symbols[updated[1]] = replace(symbols[updated[0]], new=True)
     of: dict[Node, Quantity] = {}
     for node, symbol in _distinct(symbols).items():
-        kind = "loss" if node is run.loss else "input" if node.op == "input" else "forward"
-        if node not in forward and node.op != "input":
+        kind = "loss" if node is run.loss else "input" if node.op in ("input", "constant") else "forward"
+        if node not in forward and kind != "input":
             kind = "helper" if node.origin is not None else "update"
         of[node] = Quantity(f"n{run.numbers[node]}", kind, symbol, node)
     root = of[run.loss].symbol
@@ -292,7 +305,8 @@ def _auxiliary(run: Execution, named: set[Node]) -> set[Node]:
 
     for n in nodes:
         if n in stops or n.op == "constant" or opaque(n) or n in inside or (n.origin in inside and n not in run.closed):
-            leaves[n], depth[n], clever[n] = (0 if n.op == "constant" or opaque(n) else 1), 0, False
+            bare = n not in cut and (n.op == "constant" or opaque(n))
+            leaves[n], depth[n], clever[n] = (0 if bare else 1), 0, False
             continue
         inner = sources(n)
         times = _terms(n)

@@ -143,7 +143,7 @@ def _step(s: Step) -> dict[str, Any]:
         "kind": s.kind,
         "quantity": s.quantity,
         "symbol": {"text": plain(s.symbol), "latex": latex_symbol(s.symbol)},
-        "value": _plain(s.value) if s.complete and s.text else None,
+        "value": _plain(s.value) if s.complete else None,
         "text": s.text,
         "node": s.node,
         "element": list(s.element),
