@@ -115,7 +115,7 @@ class Checker:
             if number.stands_for(own, open_to):
                 right = previous.verdict is Verdict.RIGHT
                 return replace(finding, verdict=Verdict.RIGHT if right else Verdict.FOLLOWS, follows=own)
-        if number.few_digits and number.stands_for(value, spread + number.unit):
+        if number.few_digits and number.hides(value) and number.stands_for(value, spread + number.unit):
             return replace(finding, verdict=Verdict.UNDECIDED, note="too few digits to tell")
         put_in = [e for e in earlier if e.verdict is Verdict.RIGHT and only_numbers(e.claim.part)]
         note = "the numbers are put in rightly, and the arithmetic goes wrong" if put_in else ""

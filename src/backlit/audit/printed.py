@@ -29,6 +29,11 @@ class Printed:
         """Whether a number has a single significant digit, too few to tell much."""
         return bool(np.any(np.abs(self.value) < 9.5 * self.unit))
 
+    def hides(self, value: Values) -> bool:
+        """Whether a value has more digits than these: what is exactly 2 cannot be meant by 3."""
+        with np.errstate(all="ignore"):
+            return bool(np.any(np.abs(value / self.unit - np.round(value / self.unit)) > 1e-9))
+
     @property
     def hand_rounding(self) -> Values:
         """What rounding numbers that are not on the paper adds: half a unit, where there are five digits or more."""
@@ -47,7 +52,7 @@ class Printed:
             rounded = off <= self.unit / 2 + slack
             same_side = (np.sign(values) == np.sign(self.value)) | (self.value == 0)
             cut = same_side & (np.abs(self.value) <= np.abs(values) + slack) & (off < self.unit + slack)
-        return np.all((rounded | cut).reshape(len(values), -1), axis=1)
+        return np.all(((rounded | cut) & np.isfinite(values)).reshape(len(values), -1), axis=1)
 
 
 def unit_of(text: str) -> float:

@@ -1,11 +1,13 @@
-"""Reports of a check: for a terminal, as JSON, and as an HTML page. They show what was found and compute nothing."""
+"""Reports of a check, for a terminal and as JSON. They show what was found and compute nothing."""
 
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from backlit.audit.check import Report, SheetReport
@@ -13,7 +15,7 @@ from backlit.audit.checker import Finding, Verdict
 from backlit.audit.printed import Values
 
 _STYLES = {Verdict.RIGHT: "green", Verdict.FOLLOWS: "yellow", Verdict.SLIP: "bold red", Verdict.UNDECIDED: "dim"}
-_MARKS = {Verdict.RIGHT: "✓", Verdict.FOLLOWS: "↳", Verdict.SLIP: "✗", Verdict.UNDECIDED: "?"}
+MARKS = {Verdict.RIGHT: "✓", Verdict.FOLLOWS: "↳", Verdict.SLIP: "✗", Verdict.UNDECIDED: "?"}
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -38,14 +40,21 @@ def _claim_json(finding: Finding) -> dict[str, Any]:
         "quantity": finding.claim.quantity,
         "claimed": finding.claim.printed,
         "verdict": finding.verdict.value,
-        "true": finding.true.tolist(),
-        "follows": finding.follows.tolist(),
+        "true": finite(finding.true.tolist()),
+        "follows": finite(finding.follows.tolist()),
         "note": finding.note,
         "diagnoses": [
-            {"rule": d.rule, "text": d.text, "value": d.value, "conventional": d.conventional}
+            {"rule": d.rule, "text": d.text, "value": finite(d.value), "conventional": d.conventional}
             for d in finding.diagnoses
         ],
     }
+
+
+def finite(value: Any) -> Any:
+    """A number, or nested lists of numbers, with null for what JSON has no number for."""
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return value if math.isfinite(value) else None
 
 
 def shown(value: Values) -> str:
@@ -68,23 +77,36 @@ def write(report: Report, console: Console) -> None:
         _write_sheet(report.file, sheet, console)
 
 
-def _write_sheet(file: str, sheet: SheetReport, console: Console) -> None:
+def summary(sheet: SheetReport) -> list[str]:
+    """What is right, in a sentence or two."""
     right, total = sheet.count(Verdict.RIGHT), len(sheet.findings)
-    console.print(Text(f"{file}, worksheet at line {sheet.sheet.line}", style="bold"))
     if not total:
-        console.print("  It makes no claims: there is nothing to check.")
-        return
+        return ["It makes no claims: there is nothing to check."]
+    if right == total:
+        return [f"All {total} claims are right." if total > 1 else "Its one claim is right."]
+    lines = [f"{right} of {total} claims are right."]
     first = sheet.first_slip
-    if first is None and right == total:
-        console.print(
-            Text("  ✓ " + (f"All {total} claims are right." if total > 1 else "The claim is right."), style="green")
-        )
-        return
-    console.print(Text(f"  ✓ {right} of {total} claims are right.", style="green"))
     if first is not None:
-        before = sum(f.verdict is Verdict.RIGHT for f in sheet.findings[: sheet.findings.index(first)])
-        if before:
-            console.print(Text(f"    The first {before} lead up to line {first.claim.line} without a mistake."))
+        before = [f.verdict for f in sheet.findings[: sheet.findings.index(first)]]
+        if len(before) > 1 and all(v is Verdict.RIGHT for v in before):
+            lines.append(f"Everything before line {first.claim.line} is without a mistake.")
+        others = sheet.count(Verdict.FOLLOWS)
+        if others:
+            lines.append(
+                f"{others} more follow{'s' if others == 1 else ''} rightly from a number that was wrong before."
+            )
+    return lines
+
+
+def _write_sheet(file: str, sheet: SheetReport, console: Console) -> None:
+    console.print(Text(f"{file}, worksheet at line {sheet.sheet.line}", style="bold"), soft_wrap=True)
+    for k, line in enumerate(summary(sheet)):
+        if k == 0 and sheet.findings:
+            console.print(Padding(Text("✓ " + line, style="green"), (0, 0, 0, 2), expand=False))
+        else:
+            console.print(Padding(Text(line), (0, 0, 0, 4), expand=False))
+    first = sheet.first_slip
+    if first is not None:
         console.print(Text("  The first slip:", style="bold"))
         _write_finding(first, console)
     rest = [f for f in sheet.findings if f.verdict is not Verdict.RIGHT and f is not first]
@@ -96,11 +118,11 @@ def _write_sheet(file: str, sheet: SheetReport, console: Console) -> None:
 
 def _write_finding(finding: Finding, console: Console) -> None:
     claim, style = finding.claim, _STYLES[finding.verdict]
-    head = Text(f"  {_MARKS[finding.verdict]} line {claim.line}  ", style=style)
+    head = Text(f"{MARKS[finding.verdict]} line {claim.line}  ", style=style)
     head.append(f"{claim.quantity} = {claim.printed}", style="default")
-    console.print(head, soft_wrap=True)
+    console.print(Padding(head, (0, 0, 0, 2), expand=False))
     for line in sentences(finding):
-        console.print(Text("      " + line), soft_wrap=True)
+        console.print(Padding(Text(line), (0, 0, 0, 6), expand=False))
 
 
 def sentences(finding: Finding) -> list[str]:
