@@ -231,6 +231,8 @@ CALLS = [
     (lambda: bl.grad(lambda n, x: n * x)(3, 2.0), DtypeError, "i64 and f32 do not mix"),
     (lambda: bl.grad(lambda n, x: x)(3, 2.0), GradientError, r"n is i64\[\]: only floating-point .*\n.*\n.*3.0, not 3"),
     (lambda: bl.grad(lambda x: (ops.sum(x), x))(X), GradientError, "return the loss alone, or has_aux=True"),
+    (lambda: bl.grad(lambda x: None)(X), GradientError, "<lambda> gives None\n.*\n.*lack a return"),
+    (lambda: bl.grad(lambda x: ({"a": x}, x), has_aux=True)(X), GradientError, r"more than one number: dict\(a: \*\)"),
     (lambda: bl.grad(ops.sum, has_aux=True)(X), StructureError, r"a pair \(loss, aux\)"),
     (lambda: bl.vjp(gives_no_scalar, X)[1](np.ones(3)), ShapeError, r"cotangent has the shape \(3,\)"),
     (lambda: bl.vjp(gives_no_scalar, X)[1]((X, X)), StructureError, "cotangent is a tuple where a leaf"),

@@ -255,6 +255,8 @@ def test_the_gradient_of_a_program_is_a_legal_program():
     assert {n.op for n in forward} >= {"tanh", "contract", "sum"}
     assert all(n.origin in set(graph.nodes) for n in backward)
     assert all(n.site == n.origin.site for n in backward)
+    assert graph.name == "value_and_grad_loss"
+    assert bl.grad(LOSS).__name__ == "grad_loss"
 
 
 def test_each_forward_value_is_computed_once():

@@ -16,7 +16,7 @@ from backlit.errors import DtypeError, GradientError, ShapeError, StructureError
 from backlit.executors.api import get
 from backlit.ir import Graph, Node, Type, reachable
 from backlit.ops.record import Value, is_number
-from backlit.pytree import Structure, as_array, flatten, leaves_like, unflatten
+from backlit.pytree import Structure, as_array, leaves_like, unflatten
 from backlit.tracing import Trace, Traced, inline, input_node, is_traced, needs_enclosing, trace_function, type_of
 
 Function = Callable[..., Any]
@@ -73,24 +73,38 @@ def value_and_grad(
     stands in every path.
     """
 
-    @wraps(f)
     def inner(*args: Any, **kwargs: Any) -> Any:
         trace = trace_function(f, *args, **kwargs)
+        _refuse_result(trace, has_aux)
         chosen = _chosen(trace, argnums, wrt)
         results = apply_graph(gradient_graph(trace.graph, chosen), trace.leaves)
         count = len(trace.graph.outputs)
         value = unflatten(trace.result, results[:count])
-        if has_aux and not (isinstance(value, tuple) and len(value) == 2):
-            raise StructureError("with has_aux=True the function must return a pair (loss, aux)")
         return value, _gradient_tree(trace, argnums, wrt, dict(zip(chosen, results[count:], strict=True)))
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        value, gradient = inner(*args, **kwargs)
-        if not has_aux and flatten(value)[2].kind is not None:
-            raise GradientError("the function gives more than one number", fix="return the loss alone, or has_aux=True")
-        return value, gradient
+    return _titled(inner, f, "value_and_grad")
 
-    return wraps(f)(checked)
+
+def _refuse_result(trace: Trace, has_aux: bool) -> None:
+    """Raise GradientError unless the function gives one value, or a pair of one and anything else."""
+    loss = trace.result
+    if has_aux:
+        if loss.kind is not tuple or len(loss.children) != 2:
+            raise StructureError("with has_aux=True the function must return a pair (loss, aux)")
+        loss = loss.children[0]
+    if loss.kind is type(None):
+        raise GradientError(f"{trace.graph.name} gives None", fix="does it lack a return?")
+    if loss.kind is not None:
+        raise GradientError(
+            f"{trace.graph.name} gives more than one number: {loss}", fix="return the loss alone, or has_aux=True"
+        )
+
+
+def _titled(inner: Function, f: Function, title: str) -> Function:
+    """`inner` with the signature and documentation of f, called `title` f."""
+    wraps(f, updated=())(inner)
+    inner.__name__ = f"{title}_{getattr(f, '__name__', 'f')}"
+    return inner
 
 
 def _gradient_tree(
@@ -115,12 +129,11 @@ def grad(
     """A function that gives the gradient of f: see `value_and_grad`. With `has_aux` it gives (gradient, aux)."""
     both = value_and_grad(f, argnums, wrt, has_aux)
 
-    @wraps(f)
     def inner(*args: Any, **kwargs: Any) -> Any:
         value, gradient = both(*args, **kwargs)
         return (gradient, value[1]) if has_aux else gradient
 
-    return inner
+    return _titled(inner, f, "grad")
 
 
 def _like(tree: Any, structure: Structure, types: Sequence[Type], what: str) -> list[Value]:

@@ -76,6 +76,15 @@ def test_full_runs_end_as_the_documentation_says(capsys):
     assert full("regression_table") == pytest.approx(said["regression_table"][0], abs=0.02)
 
 
+def test_the_first_gradient_is_checked(capsys):
+    gradient = run("first_gradient")
+    assert {name: g.shape for name, g in gradient.items()} == {"w1": (2, 3), "b1": (3,), "w2": (3, 1)}
+    out = capsys.readouterr().out
+    assert "h = tanh(z)" in out
+    assert "gradient of tanh" in out
+    assert "finite differences agree" in out
+
+
 def test_every_example_is_tested():
     tested = (Path(__file__).parent / "test_examples.py").read_text() + (
         Path(__file__).parent / "test_worked.py"

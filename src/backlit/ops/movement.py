@@ -111,6 +111,11 @@ def reshape(x: Value, shape: int | Sequence[int]) -> Value:
     return _reshape(x, shape=tuple(sizes))
 
 
+def shaped(x: Value, shape: Shape) -> Value:
+    """x in this shape: x itself where it has that. For gradient rules, which should show no idle steps."""
+    return x if type_of(x).shape == shape else reshape(x, shape)
+
+
 def flatten(x: Value, start: int = 0) -> Value:
     """The axes from `start` on as one axis."""
     shape = type_of(x).shape
@@ -242,7 +247,7 @@ def sum_to(g: Value, shape: Shape) -> Value:
         return g
     lead = len(have) - len(shape)
     stretched = [lead + i for i, n in enumerate(shape) if n == 1 and have[lead + i] != 1]
-    return reshape(sum(g, (*range(lead), *stretched)), shape)
+    return shaped(sum(g, (*range(lead), *stretched)), shape)
 
 
 # --- slice, pad, flip -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from backlit.errors import DtypeError, ShapeError
 from backlit.ir import Type
 from backlit.ops import elementwise as ew
-from backlit.ops.movement import broadcast_to, concat, flip, reshape
+from backlit.ops.movement import broadcast_to, concat, flip, reshape, shaped
 from backlit.ops.record import (
     NUMBERS,
     Case,
@@ -40,7 +40,7 @@ Axis = int | tuple[int, ...] | list[int] | None
 
 def _kept(value: Value, ctx: Any) -> Value:
     """A reduced value with the reduced axes put back as size 1."""
-    return reshape(value, reduced_shape(ctx.x.shape, ctx.params["axis"], True))
+    return shaped(value, reduced_shape(ctx.x.shape, ctx.params["axis"], True))
 
 
 def _accumulator(dtype: np.dtype[Any]) -> Any:
