@@ -4,6 +4,7 @@
 and its self-contained HTML beside it.
 """
 
+import json
 import re
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from backlit import ops
 from backlit.explanation import Derivation
 from backlit.explanation.markdown import equation
 from backlit.explanation.notation import plain
+from backlit.explanation.records import SCHEMA
 from backlit.explanation.sections import legend, sections
 
 
@@ -154,6 +156,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         content = f"# {title}\n\n{about} The same [as a page](../{name}-page.html).\n\n{text(d, 2)}\n"
         files.append(File.generated(config, f"gallery/{name}.md", content=content))
         files.append(File.generated(config, f"gallery/{name}-page.html", content=d.html()))
+    files.append(File.generated(config, "derivation.schema.json", content=json.dumps(SCHEMA, indent=1)))
     return files
 
 

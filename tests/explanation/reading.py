@@ -53,7 +53,7 @@ class Reader:
             condition = self.bits()
             assert self.take("else")
             other = self.bits()
-            return value if condition else other
+            return np.where(condition, value, other)[()]
         return value
 
     def bits(self):
@@ -116,10 +116,13 @@ class Reader:
         """Sizes or axes after the first argument: `2×3`, `axis=0, 1`."""
         if self.take("axis"):
             self.expect("=")
-        found = [int(self.atom())]
+        found = [int(self.atom())] if self.peek() != ")" else []
         while self.take("×", ","):
-            found.append(int(self.atom()))
-        return tuple(found)
+            if not self.take("keepdims"):
+                found.append(int(self.atom()))
+            else:
+                return tuple(found), True
+        return tuple(found), False
 
     def atom(self):
         if self.take("("):
@@ -143,9 +146,9 @@ class Reader:
         assert kind == "name", f"cannot read {text!r}"
         self.expect("(")
         arguments = [self.choice()]
-        if text in _SHAPED:
+        if text in _SHAPED and not (text in ("max", "min") and self.tokens[self.at + 1][1] != "axis"):
             self.expect(",")
-            value = _SHAPED[text](arguments[0], self.sizes())
+            value = _SHAPED[text](np.asarray(arguments[0]), *self.sizes())
             self.expect(")")
             return value
         while self.take(","):
@@ -165,7 +168,13 @@ def _softmax(x):
 
 
 # what stands in formulas of whole arrays
-_SHAPED = {"sum": np.sum, "reshape": np.reshape, "broadcast": np.broadcast_to}
+_SHAPED = {
+    "sum": lambda x, axis, keepdims: x.sum(axis, keepdims=keepdims),
+    "max": lambda x, axis, keepdims: x.max(axis, keepdims=keepdims),
+    "min": lambda x, axis, keepdims: x.min(axis, keepdims=keepdims),
+    "reshape": lambda x, shape, _: x.reshape(shape),
+    "broadcast": lambda x, shape, _: np.broadcast_to(x, shape),
+}
 _WHOLE = {
     "row_sums": lambda x: np.sum(x, -1, keepdims=True),
     "softmax": _softmax,
@@ -182,7 +191,6 @@ _NAMED_ONLY = (
     "concat(",
     "fold(",
     "scatter_add(",
-    "max(",
     "transpose(",
 )
 
@@ -217,8 +225,7 @@ def check_lines(derivation) -> int:
     for step in derivation.steps:
         if step.expression is None or not step.complete:
             continue
-        whole = step.shape or any(np.ndim(o.value) for o in step.operands)
-        if whole and any(name in step.substituted for name in _NAMED_ONLY):
+        if derivation.options.view == "matrix" and any(name in step.substituted for name in _NAMED_ONLY):
             continue
         found, printed = read_array(step.substituted), re.findall(r"[^\s,\[\]]+", step.text)
         assert found.size == len(printed), f"({step.number}) {step.substituted} is {found}, printed {step.text}"

@@ -61,20 +61,36 @@ CASES = {
     "a power": (lambda w, n: w**n, [one(1.5), one(2.5)], "n"),
     "a wrapped number": (lambda w: ops.remainder(w, 1.7) * w, [one(4.5)], "w"),
     "an index": (lambda w, i: w[i] * 2.0, [X[0], np.array(1)], "w[1]"),
-    "random numbers": (lambda w, k: ops.sum(ops.random.normal(k, (3,), "float64") * w), [X[0], ops.random.key(0)], "w[1]"),
+    "random numbers": (
+        lambda w, k: ops.sum(ops.random.normal(k, (3,), "float64") * w),
+        [X[0], ops.random.key(0)],
+        "w[1]",
+    ),
     "three matrices": (lambda a, b, c: ops.einsum("ij,jk,kl->", a, b, c), [X[:3], X[3:6], X[6:9]], "a[0, 1]"),
-    "a batch of matrices": (lambda a, b: ops.sum((a @ b) ** 2), [X[:6].reshape(2, 3, 3), X[6:12].reshape(2, 3, 3)], "a[0, 1, 2]"),
-    "attention": (lambda q, k, v: ops.sum(ops.attention(q, k, v, causal=True) ** 2), [X[:3], X[3:6], X[6:9]], "q[1, 1]"),
+    "a batch of matrices": (
+        lambda a, b: ops.sum((a @ b) ** 2),
+        [X[:6].reshape(2, 3, 3), X[6:12].reshape(2, 3, 3)],
+        "a[0, 1, 2]",
+    ),
+    "attention": (
+        lambda q, k, v: ops.sum(ops.attention(q, k, v, causal=True) ** 2),
+        [X[:3], X[3:6], X[6:9]],
+        "q[1, 1]",
+    ),
     "large logits": (lambda x: ops.sum(ops.softmax(x) ** 2), [X[0] * 1000], "x[1]"),
     "softmax down": (lambda x: ops.sum(ops.softmax(x, 0) ** 2), [X[:4]], "x[1, 1]"),
     "log-sum-exp": (lambda x: ops.sum(ops.logsumexp(x, 0) ** 2), [X[:4]], "x[1, 2]"),
     "log-softmax and more": (lambda x: ops.sum(ops.log_softmax(x) ** 2) + ops.sum(x * x), [X[:2]], "x[1, 1]"),
     "many classes": (lambda x: -2.0 * ops.log_softmax(x)[3], [np.linspace(0.0, 1.0, 300)], "x[3]"),
-    "a transposed convolution": (lambda x, w: ops.sum(ops.conv_transpose(x, w, 2) ** 2), [X[:2].reshape(1, 2, 3, 1), X[:3].reshape(3, 3, 1, 1)], "w[1, 1, 0, 0]"),
+    "a transposed convolution": (
+        lambda x, w: ops.sum(ops.conv_transpose(x, w, 2) ** 2),
+        [X[:2].reshape(1, 2, 3, 1), X[:3].reshape(3, 3, 1, 1)],
+        "w[1, 1, 0, 0]",
+    ),
     "nothing": (lambda x: ops.sum(x * 0.0) + 1.0, [X[0]], "x[0]"),
     "infinite": (lambda w: ops.log(w), [one(0.0)], "w"),
     "not a number": (lambda w: ops.sqrt(w), [one(-1.0)], "w"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -124,6 +140,9 @@ def test_a_residual_join_has_two_ways():
 
     d = bl.explain(f, one(0.4), one(0.9), wrt="x")
     gradient = equation(d, "∂E/∂x")
+    assert gradient.symbolic == "∂E/∂y + ∂E/∂h·(1 - h^2)·w"  # both are the same node of the reverse-mode graph
+    assert equation(d, "∂E/∂h").symbolic == "∂E/∂y"
+    assert {s.sentence for s in d if s.kind == "path"} > {"Along x → y → E.", "Along x → h → y → E."}
     assert gradient.chain is not None
     assert gradient.sentence == "x reaches the loss in 2 ways, and they add up."
     check_lines(d)

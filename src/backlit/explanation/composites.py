@@ -90,7 +90,7 @@ def closed_forms(
         if c.kind == "softmax":
             log = _log_of(c.y, outer)
             if log is not None:
-                forms[share] = _through_log(c, outer.inputs[0], c.y)
+                forms[share] = _through_log(c, outer.inputs[0], c.y, log)
             else:
                 forms[share] = _softmax_share(c, outer)
         elif c.kind == "logsumexp" and not any(c.y in d.inside for d in composites if d.kind == "log_softmax"):
@@ -101,7 +101,7 @@ def closed_forms(
             own, inner = arriving[c.y], arriving[c.centre]
             whole = next((n for n in _users(arriving.values(), own) if n.op == "add" and inner in n.inputs), None)
             if whole is not None:
-                forms[whole] = _through_log(c, own, probabilities[c.y])
+                forms[whole] = _through_log(c, own, probabilities[c.y], c.y)
             else:
                 forms[inner] = _log_softmax_rest(c, own, probabilities[c.y])
     assert all(c.y in by_result for c in composites)
@@ -156,7 +156,7 @@ def _softmax_share(c: Composite, outer: Node) -> Closed:
 
         def term(j: int) -> Expression:
             slope = total([ONE if j == i else Number(0.0), negative(own)])
-            return product([r.at(outer, row[j]), r.at(c.y, row[j]), slope])
+            return product([r.at(outer, row[j], c.y), r.at(c.y, row[j]), slope])
 
         return r.fold("sum", g * p * ((np.arange(len(row)) == i) - p[i]), term)
 
@@ -170,12 +170,14 @@ def _logsumexp_share(c: Composite, outer: Node) -> Closed:
         dims = outer.type.ndim
         place = element if dims == len(element) else (*element[: c.axis], *element[c.axis + 1 :])
         place = tuple(0 if n == 1 else k for n, k in zip(outer.type.shape, place, strict=True))
-        return product([r.at(outer, place), Apply("exp", (total([r.at(c.x, element), negative(r.at(c.y, place))]),))])
+        return product(
+            [r.at(outer, place, c.y), Apply("exp", (total([r.at(c.x, element), negative(r.at(c.y, place))]),))]
+        )
 
     return share
 
 
-def _through_log(c: Composite, outer: Node, p: Node) -> Closed:
+def _through_log(c: Composite, outer: Node, p: Node, log: Node) -> Closed:
     """h_i - p_i sum_j h_j, with h the gradient by log p. With cross-entropy h_j = -c y_j, and that is c (p_i - y_i)."""
 
     def share(r: Reader, element: Element) -> Expression:
@@ -189,10 +191,10 @@ def _through_log(c: Composite, outer: Node, p: Node) -> Closed:
                 return product([negative(scale), total([own, negative(targets[i])])])
         hits = np.flatnonzero(h)
         if len(hits) == 1:  # one class is the right one
-            scale = r.at(outer, row[int(hits[0])])
+            scale = r.at(outer, row[int(hits[0])], log)
             return product([negative(scale), total([own, negative(Number(1.0 if i == hits[0] else 0.0))])])
-        together = r.fold("sum", h, lambda j: r.at(outer, row[j]))
-        return total([r.at(outer, element), negative(product([own, together]))])
+        together = r.fold("sum", h, lambda j: r.at(outer, row[j], log))
+        return total([r.at(outer, element, log), negative(product([own, together]))])
 
     return share
 
@@ -201,7 +203,7 @@ def _log_softmax_rest(c: Composite, outer: Node, p: Node) -> Closed:
     def share(r: Reader, element: Element) -> Expression:
         row = _along(p.type.shape, c.axis, element)
         h = np.array([r.values[outer][e] for e in row], np.float64)
-        return negative(product([r.at(p, element), r.fold("sum", h, lambda j: r.at(outer, row[j]))]))
+        return negative(product([r.at(p, element), r.fold("sum", h, lambda j: r.at(outer, row[j], c.y))]))
 
     return share
 

@@ -36,25 +36,35 @@ class Reader:
     """Reads the elements of a graph that has been run.
 
     values   node -> its array in the run
-    leaf     (node, element) -> the operand where reading stops there, else None; called for every node on the way
+    leaf     (node, element, who reads it, `of`) -> the operand where reading stops there, else None
     terms    how many terms of a sum are shown (one more than that is never folded to one)
     closed   node -> how to write an element of it where a closed form is known
     marked   node -> which of its elements must not be folded away
     """
 
     values: Mapping[Node, Array]
-    leaf: Callable[[Node, Element], Expression | None]
+    leaf: Callable[[Node, Element, Node | None, Node | None], Expression | None]
     terms: int
     closed: Mapping[Node, Callable[[Reader, Element], Expression]] = field(default_factory=dict)
     marked: Mapping[Node, Array] = field(default_factory=dict)
+    user: Node | None = None  # whose inputs are being read
 
-    def at(self, node: Node, element: Element) -> Expression:
-        """One element of a node, in terms of quantities."""
-        found = self.leaf(node, element)
+    def at(self, node: Node, element: Element, of: Node | None = None) -> Expression:
+        """One element of a node, in terms of quantities; `of` is the forward node whose gradient it is, if that is
+        known.
+        """
+        found = self.leaf(node, element, self.user, of)
         return found if found is not None else self.definition(node, element)
 
     def definition(self, node: Node, element: Element) -> Expression:
         """The same, looking into the node even if it is a quantity itself."""
+        before, self.user = self.user, node
+        try:
+            return self._definition(node, element)
+        finally:
+            self.user = before
+
+    def _definition(self, node: Node, element: Element) -> Expression:
         if node in self.closed:
             return self.closed[node](self, element)
         if node.op == "constant" or opaque(node):
@@ -107,7 +117,7 @@ class Reader:
         return None
 
     def _stops(self, node: Node) -> bool:
-        return bool(node.type.size) and self.leaf(node, (0,) * node.type.ndim) is not None
+        return bool(node.type.size) and self.leaf(node, (0,) * node.type.ndim, None, None) is not None
 
 
 def opaque(node: Node) -> bool:

@@ -128,9 +128,10 @@ def _latex_operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] |
         case "reshape" | "broadcast_to":
             sizes = r" \times ".join(map(str, dict(e.params)["shape"])) or "1"
             return rf"\operatorname{{{e.op.removesuffix('_to')}}}({texts[0]}, {sizes})", ATOM
-        case "sum_of":
+        case "sum_of" | "max_of" | "min_of":
             axes = ", ".join(map(str, dict(e.params)["axis"]))
-            return rf"\sum_{{\text{{axis }} {axes}}} {texts[0] if args[0][1] > SUM else f'({texts[0]})'}", PRODUCT
+            inside = texts[0] if args[0][1] > SUM else f"({texts[0]})"
+            return rf"\{e.op.removesuffix('_of')}_{{\text{{axis }} {axes}}} {inside}", PRODUCT
         case "where":
             condition, a, b = texts
             return rf"\begin{{cases}}{a} & \text{{if }} {condition}\\ {b} & \text{{else}}\end{{cases}}", CHOICE

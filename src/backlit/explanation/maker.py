@@ -91,14 +91,13 @@ class Maker:
 
     def reader(self, q: Quantity, all_terms: bool = False) -> Reader:
         """Reads what a quantity is made of."""
-        root = q.forward if q.kind == "gradient" else q.node.origin if q.kind == "helper" else None
 
-        def leaf(node: Node, element: Element) -> Expression | None:
+        def leaf(node: Node, element: Element, user: Node | None, of: Node | None) -> Expression | None:
             found = self.quantities.of.get(node)
-            if found is None and root is not None:
-                found = self.quantities.gradient_at(node, root, itself=q.kind == "helper")
-            elif found is None and q.kind == "update":
+            if found is None and q.kind == "update":
                 found = self.quantities.gradient_of_parameter(node)
+            elif found is None:
+                found = self.quantities.gradient_at(node, user, of)
             return None if found is None else self.operand(found, element)
 
         terms = 10**9 if all_terms else self.options.terms
@@ -112,7 +111,7 @@ class Maker:
         reader = self.reader(q, all_terms or (q.key, element) in self.options.unfold)
         if q.kind == "gradient":
             assert q.forward is not None
-            alias = self.quantities.gradient_at(node, q.forward)
+            alias = None if node in self.quantities.fixed else self.quantities.passed_on(q.forward, node)
             if alias is not None:
                 return self.operand(alias, element)
         return reader.definition(node, element)

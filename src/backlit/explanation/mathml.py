@@ -116,9 +116,10 @@ def _operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] | None:
         case "reshape" | "broadcast_to":
             shape = "<mo>×</mo>".join(f"<mn>{n}</mn>" for n in dict(e.params)["shape"]) or "<mn>1</mn>"
             return f"<mi>{e.op.removesuffix('_to')}</mi>{_group(f'{texts[0]}<mo>,</mo>{shape}')}", ATOM
-        case "sum_of":
+        case "sum_of" | "max_of" | "min_of":
             axes = escape(", ".join(map(str, dict(e.params)["axis"])))
-            under = f"<munder><mo>∑</mo><mtext>axis {axes}</mtext></munder>"
+            sign = "<mo>∑</mo>" if e.op == "sum_of" else f"<mi>{e.op.removesuffix('_of')}</mi>"
+            under = f"<munder>{sign}<mtext>axis {axes}</mtext></munder>"
             return under + (texts[0] if args[0][1] > SUM else _group(texts[0])), PRODUCT
         case "where":
             condition, a, b = texts

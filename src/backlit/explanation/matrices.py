@@ -26,19 +26,23 @@ class Matrices:
     """Reads the whole arrays of a run."""
 
     maker: Maker
-    q: Quantity
+    user: Node | None = None  # whose inputs are being read
 
-    def at(self, node: Node, spread: bool = False) -> Expression:
+    def at(self, node: Node, spread: bool = False, of: Node | None = None) -> Expression:
         """A node, in terms of quantities; `spread` where a single number may stand for an array of equal ones."""
         quantities = self.maker.quantities
-        found = quantities.of.get(node)
-        root = self.q.forward if self.q.kind == "gradient" else self.q.node.origin
-        if found is None and root is not None:
-            found = quantities.gradient_at(node, root, itself=self.q.kind == "helper")
+        found = quantities.of.get(node) or quantities.gradient_at(node, self.user, of)
         return self.definition(node, spread) if found is None else whole(self.maker, found)
 
     def definition(self, node: Node, spread: bool = False) -> Expression:
         """The same, looking into a quantity."""
+        before, self.user = self.user, node
+        try:
+            return self._definition(node, spread)
+        finally:
+            self.user = before
+
+    def _definition(self, node: Node, spread: bool) -> Expression:
         run = self.maker.run
         values = run.values[node]
         if node in self.maker.quantities.fixed or node.op == "constant" or opaque(node):
@@ -56,8 +60,9 @@ class Matrices:
         match node.op:
             case "contract":
                 return self._contract(node)
-            case "sum":
-                return Apply("sum_of", (self.at(x[0]),), params=(("axis", node.params["axis"]),))
+            case "sum" | "max" | "min":
+                params = (("axis", node.params["axis"]), ("keepdims", node.params["keepdims"]))
+                return Apply(f"{node.op}_of", (self.at(x[0]),), params=params)
             case "multiply" if x[0].type.shape and x[1].type.shape:
                 return hadamard([self.at(i, spread=True) for i in x])
             case "permute_dims" if node.params["axes"] == (1, 0):
@@ -76,7 +81,9 @@ class Matrices:
                 inner = self.at(x[0])
                 return bracket(inner) if x[0].type.dtype.kind == "b" else inner
         if node.op in OPS and OPS[node.op].family == "elementwise":
-            return apply(node.op, [self.at(i, spread=True) for i in x], tuple(sorted(node.params.items())))
+            found = apply(node.op, [self.at(i, spread=True) for i in x], tuple(sorted(node.params.items())))
+            alone = isinstance(found, Number) and not np.ndim(found.value) and node.type.shape and not spread
+            return Apply("broadcast_to", (found,), params=(("shape", node.type.shape),)) if alone else found
         return Apply(node.op, tuple(self.at(i) for i in x), params=tuple(sorted(node.params.items())))
 
     def _closed(self, node: Node) -> Expression | None:
@@ -89,10 +96,10 @@ class Matrices:
             if outer is None or c.axis != c.y.type.ndim - 1:
                 continue
             if c.kind == "softmax" and node is run.arriving.get(c.centre):
-                p, g = self.at(c.y), self.at(outer)
+                p, g = self.at(c.y), self.at(outer, of=c.y)
                 return hadamard([p, total([g, negative(Apply("row_sums", (hadamard([g, p]),)))])])
             if c.kind == "log_softmax" and outer in node.inputs and run.arriving.get(c.centre) in node.inputs:
-                p, h = self.at(run.probabilities[c.y]), self.at(outer)
+                p, h = self.at(run.probabilities[c.y]), self.at(outer, of=c.y)
                 return total([h, negative(hadamard([p, Apply("row_sums", (h,))]))])
         return None
 
@@ -203,7 +210,7 @@ def _said(q: Quantity) -> str:
 
 def _expression(maker: Maker, q: Quantity) -> Expression:
     if q.forward is not None:
-        alias = maker.quantities.gradient_at(q.node, q.forward)
+        alias = None if q.node in maker.quantities.fixed else maker.quantities.passed_on(q.forward, q.node)
         if alias is not None:
             return whole(maker, alias)
-    return Matrices(maker, q).definition(q.node)
+    return Matrices(maker).definition(q.node)

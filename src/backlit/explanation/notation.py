@@ -159,8 +159,10 @@ def _plain_operation(e: Apply, args: list[tuple[str, int]]) -> tuple[str, int] |
             return f"{left} @ {right}", PRODUCT
         case "transpose":
             return f"{args[0][0] if args[0][1] == ATOM else f'({args[0][0]})'}ᵀ", ATOM
-        case "sum_of":
-            return f"sum({args[0][0]}, axis={', '.join(map(str, dict(e.params)['axis']))})", ATOM
+        case "sum_of" | "max_of" | "min_of":
+            axes = ", ".join(map(str, dict(e.params)["axis"]))
+            kept = ", keepdims" if dict(e.params)["keepdims"] else ""
+            return f"{e.op.removesuffix('_of')}({args[0][0]}, axis={axes}{kept})", ATOM
         case "reshape" | "broadcast_to":
             shape = "×".join(map(str, dict(e.params)["shape"])) or "1"
             return f"{e.op.removesuffix('_to')}({args[0][0]}, {shape})", ATOM

@@ -58,14 +58,6 @@ class Quantities:
     layers: Mapping[str, str] = field(default_factory=dict)  # number of a layer -> its name
 
     @cached_property
-    def by_arriving(self) -> dict[Node, list[Node]]:
-        """Reverse node -> the forward quantities whose gradient it is, in the order in which they were computed."""
-        found: dict[Node, list[Node]] = {}
-        for n in sorted(self.gradients, key=lambda n: n.serial):
-            found.setdefault(self.gradients[n].node, []).append(n)
-        return found
-
-    @cached_property
     def fixed(self) -> set[Node]:
         """Nodes made of the numbers of the graph alone: they are written out, not named."""
         found: set[Node] = set()
@@ -79,42 +71,60 @@ class Quantities:
     def by_key(self) -> dict[str, Quantity]:
         return {q.key: q for q in (*self.of.values(), *self.gradients.values())}
 
-    def gradient_at(self, node: Node, root: Node, itself: bool = False) -> Quantity | None:
-        """Where reading the gradient by `root` meets a reverse node: the gradient by something computed from `root`.
+    def gradient_at(self, node: Node, user: Node | None, of: Node | None = None) -> Quantity | None:
+        """The named gradient that a reverse node is where another one, `user`, reads it; `of` says by what, if it is
+        known.
 
-        One node may be the gradient by several (adding passes it on unchanged): the nearest to `root` is meant.
-        `itself` allows the gradient by `root` too.
+        One node may be the gradient by several values (adding passes it on unchanged), so who reads it decides: a node
+        that the rule of a forward node made reads the gradient by that forward node; a sum of shares reads what each of
+        the values that use the summed one passed on.
         """
         if node in self.fixed:
             return None
-        for n in self.by_arriving.get(node, ()):
-            if (itself or n is not root) and n in self.dependents(root):
-                return self.gradients[n]
+        arriving = self.run.arriving
+        if of is not None:
+            return self._named(of, node) if arriving.get(of) is node else None
+        if user is None or user.origin is None:
+            return None
+        if user in self._sums and not (node is user.inputs[1] and arriving.get(user.origin) is node):
+            return self.passed_on(self._sums[user], node)
+        return self._named(user.origin, node) if arriving.get(user.origin) is node else None
+
+    def passed_on(self, to: Node, node: Node) -> Quantity | None:
+        """The named gradient that reached a forward node unchanged, as this reverse node."""
+        for user in self._users.get(to, ()):
+            if self.run.arriving.get(user) is node:
+                return self._named(user, node)
         return None
+
+    def _named(self, by: Node, node: Node) -> Quantity | None:
+        """The gradient by a forward node, or by the first named one that passed it on."""
+        return self.gradients[by] if by in self.gradients else self.passed_on(by, node)
+
+    @cached_property
+    def _users(self) -> dict[Node, list[Node]]:
+        """Forward node -> the forward nodes that use it, last first: the order in which gradient reaches it."""
+        found: dict[Node, list[Node]] = {}
+        for n in sorted(reachable([self.run.loss]), key=lambda n: -n.serial):
+            for i in n.inputs:
+                found.setdefault(i, []).append(n)
+        return found
+
+    @cached_property
+    def _sums(self) -> dict[Node, Node]:
+        """Reverse nodes that add the shares of a forward node up -> that forward node."""
+        found: dict[Node, Node] = {}
+        for n, g in self.run.arriving.items():
+            while g.op == "add" and g.origin is not None and n in g.origin.inputs:
+                found[g] = n
+                g = g.inputs[0]
+        return found
 
     def gradient_of_parameter(self, node: Node) -> Quantity | None:
         """The gradient by a parameter, where an optimiser's step meets it."""
         if node in self.fixed:
             return None
         return next((self.gradients[w] for w, g in self.run.gradients.items() if g is node), None)
-
-    def dependents(self, root: Node) -> set[Node]:
-        """The forward nodes that are computed from a node, itself included."""
-        if root not in self._dependents:
-            found = {root}
-            for n in self._forward:
-                if n.serial > root.serial and any(i in found for i in n.inputs):
-                    found.add(n)
-            self._dependents[root] = found
-        return self._dependents[root]
-
-    @cached_property
-    def _dependents(self) -> dict[Node, set[Node]]:
-        return {}
-
-    @cached_property
-    def _forward(self) -> list[Node]:
-        return [n for n in reachable([self.run.loss]) if n.inputs]
 
 
 def chosen(
