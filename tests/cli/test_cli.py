@@ -117,7 +117,7 @@ def test_evaluate_and_predict_agree_with_the_table(run, penguins):
     code, out, _ = run("evaluate", penguins / "model.backlit", data.penguins())
     assert code == 0
     assert "Gentoo" in out
-    assert "44.19" in out or "0.4419" in out
+    assert "0.4419" in out
 
 
 def test_predict_writes_files_with_or_without_the_columns(run, penguins, tmp_path):

@@ -99,6 +99,7 @@ def test_codes_are_categories_when_asked_in_csv_and_parquet_alike():
     [
         (["2024-01-05", "2024-03-09", "2024-06-11", "2024-09-01", "2024-12-24", None], ("year", "week")),
         (["2024-01-05 08:30", "2024-01-05 12:00", "2024-01-05 21:15"] * 2, ("day",)),
+        (["08:30", "12:00", "21:15"] * 2, ("day",)),
         (["2024-01-05T08:30:00Z", "2024-01-09T12:00:00Z", "2024-01-12T21:15:30Z"] * 2, ("week", "day")),
     ],
 )
@@ -126,14 +127,16 @@ def test_dates_a_week_apart_have_the_same_weekday_inputs():
 
 
 def test_dates_and_durations_of_parquet():
-    from datetime import date, timedelta
+    from datetime import date, time, timedelta
 
     days = [date(2024, 1, 1) + timedelta(days=17 * i) for i in range(12)]
-    frame = pl.DataFrame({"d": days, "t": [timedelta(hours=i * i) for i in range(12)], "y": ["a", "b"] * 6})
+    clock = [time(2 * i, 30) for i in range(12)]
+    hours = [timedelta(hours=i * i) for i in range(12)]
+    frame = pl.DataFrame({"d": days, "c": clock, "t": hours, "y": ["a", "b"] * 6})
     schema = tables.fit(frame, "y").schema
-    assert [c.kind for c in schema.columns] == ["date", "number"]
-    same = text(d=[d.isoformat() for d in days], y=["a", "b"] * 6)
-    assert tables.fit(same, "y").schema.columns[0] == schema.columns[0]
+    assert [c.kind for c in schema.columns] == ["date", "date", "number"]
+    same = text(d=[d.isoformat() for d in days], c=[f"{t:%H:%M}" for t in clock], y=["a", "b"] * 6)
+    assert tables.fit(same, "y").schema.columns == schema.columns[:2]
 
 
 @pytest.mark.parametrize(

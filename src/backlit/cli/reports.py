@@ -15,6 +15,7 @@ from backlit.cli.console import say, show
 from backlit.extras import MissingExtraError
 from backlit.tables.scores import ClassScores, Scores
 from backlit.tables.target import Array, Classes
+from backlit.train.history import figure
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from backlit.train.history import History
 
 MOST_CLASSES_SHOWN = 12
-
-
-def figure(value: float) -> str:
-    """A score for people: four significant digits."""
-    if not math.isfinite(value):
-        return "unknown"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -31,6 +31,8 @@ _DATE_FORMATS = (
     "%Y-%m-%dT%H:%M:%S%.fZ",
     "%Y/%m/%d",
     "%Y-%m",
+    "%H:%M",
+    "%H:%M:%S",
 )
 # a number dressed for people: currency, thousands, per cent
 _DRESSED = r"^[+-]?[$€£¥]?\s*[+-]?\d+(,\d{3})*(\.\d+)?\s*[%$€£¥]?$|^[+-]?\d+,\d+$"
@@ -44,16 +46,16 @@ def infer(column: pl.Series) -> Kind:
         return "empty"
     if column.dtype.is_numeric() or column.dtype == pl.Duration:
         return "number"
-    if column.dtype in (pl.Date, pl.Datetime):
+    if column.dtype in (pl.Date, pl.Datetime, pl.Time):
         return "date"
-    if column.dtype in (pl.Boolean, pl.Time):
+    if column.dtype == pl.Boolean:
         return "category"
     if column.dtype != pl.String:
         raise DataError(f"column {column.name!r}: cells of the type {column.dtype} are not understood", fix=_LEAVE_OUT)
     cells = column.drop_nulls()
     if _share(_numbers(cells)) >= _MOSTLY:
         return "number"
-    if max(_share(cells.str.to_datetime(f, strict=False, time_unit="us")) for f in _DATE_FORMATS) >= _MOSTLY:
+    if max(_share(_moments(cells, f)) for f in _DATE_FORMATS) >= _MOSTLY:
         return "date"
     _refuse_dressed(column, cells)
     return "category"
@@ -89,14 +91,28 @@ def convert(column: pl.Series, kind: Kind) -> pl.Series:
         return numbers
     if column.dtype == pl.String:
         cells = column.drop_nulls()
-        parsed = {f: cells.str.to_datetime(f, strict=False, time_unit="us") for f in _DATE_FORMATS}
-        best = max(parsed, key=lambda f: _share(parsed[f]))
-        dates = column.str.to_datetime(best, strict=False, time_unit="us")
+        best = max(_DATE_FORMATS, key=lambda f: _share(_moments(cells, f)))
+        dates = _moments(column, best)
         _refuse_strays(column, dates, "no date like the others")
         return dates
+    if column.dtype == pl.Time:
+        return _on_the_first_day(column)
     if column.dtype not in (pl.Date, pl.Datetime, pl.Null):
         raise DataError(f"column {column.name!r} holds {column.dtype}, not dates", fix=_LEAVE_OUT)
     return column.cast(pl.Datetime("us"))
+
+
+def _moments(cells: pl.Series, form: str) -> pl.Series:
+    """Text as Datetime, null where it has another form."""
+    if form.startswith("%H"):
+        return _on_the_first_day(cells.str.to_time(form, strict=False))
+    return cells.str.to_datetime(form, strict=False, time_unit="us")
+
+
+def _on_the_first_day(times: pl.Series) -> pl.Series:
+    """Times of day as Datetime, on 1970-01-01."""
+    pl = require("polars", "tables")
+    return (times.cast(pl.Int64) // 1000).cast(pl.Datetime("us"))
 
 
 def _numbers(cells: pl.Series) -> pl.Series:
