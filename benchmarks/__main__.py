@@ -1,125 +1,102 @@
-"""Run workloads for backlit and its peers, in processes of their own, in turn; the best of several rounds counts.
-
-    python -m benchmarks [--workload NAME ...] [--peers NAME ...] [--rounds N] [--seconds S] [--json FILE]
-
-Peers are installed with `pip install -e '.[bench]'`; `--python` names another interpreter that has them. backlit's time
-contains the gathering of shuffled rows from a data set; the peers use one fixed batch. Ratios are to the fastest peer.
-"""
+"""The command: `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from benchmarks.workloads import WORKLOADS
+import typer
+from rich.console import Console
 
-RUNNERS = {
-    "backlit": ("run_backlit", []),
-    "torch": ("run_torch", ["eager"]),
-    "torch-compiled": ("run_torch", ["compiled"]),
-    "jax": ("run_jax", ["jit"]),
-    "jax-scan": ("run_jax", ["scan"]),
-    "sklearn": ("run_sklearn", []),
-}
+from benchmarks import machine, measuring, report
+from benchmarks.measuring import Result
+from benchmarks.runners import PEERS, PRODUCTS, RUNNERS, missing
+from benchmarks.workloads import WORKLOADS, Workload
 
 
-def measure(who: str, workload: str, seconds: float, python: str) -> dict[str, float] | None:
-    """One round of one participant; None where it cannot take part."""
-    module, more = RUNNERS[who]
-    command = [
-        python if who != "backlit" else sys.executable,
-        "-m",
-        f"benchmarks.{module}",
-        workload,
-        str(seconds),
-        *more,
-    ]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        print(f"  {who}: {said}", file=sys.stderr)
-        return None
-    found: dict[str, float] = json.loads(lines[-1])
-    return found
+def main(
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Only workloads whose name contains this; may be given again.")
+    ] = None,
+    peers: Annotated[str, typer.Option(help="Libraries to compare with, with commas between.")] = ",".join(PEERS),
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each runner.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long a turn takes, at least an epoch.")] = 1.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the ratios: a file .png, .svg or .pdf.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables for a page to this file.")] = None,
+    stored: Annotated[
+        Path | None, typer.Option("--from", help="Show the figures of a --json file; run nothing.")
+    ] = None,
+) -> None:
+    """Time training steps of backlit, PyTorch, JAX and scikit-learn side by side, each in its own process.
+
+    python -m benchmarks --workload mnist --peers torch,jax-scan --json figures.json --picture ratios.png
+    """
+    for path in (json_file, picture, markdown):
+        if path is not None and not path.parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {path.parent}")
+    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{picture} is no .png, .svg or .pdf")
+    console, notes = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(width=140)  # lines of a file need not fit a screen
+    if stored is not None:
+        found, settings, results = _read(stored)
+    else:
+        chosen, runners = _workloads(workload or []), _runners(peers, notes)
+        found, settings = machine.describe(), {"rounds": rounds, "seconds": seconds}
+        results = []
+        for one in chosen:
+            names = [n for n in runners if n in PRODUCTS or RUNNERS[n].fits(one)]
+            with notes.status(one.name) as status:
+                result = measuring.measure(one, names, rounds, seconds, status.update)
+            results.append(result)
+            report.show(console, result.title, report.COLUMNS, report.details(result))
+            for name, why in result.failures.items():
+                notes.print(f"{one.name}: {name}: {why}", markup=False, soft_wrap=True)
+            if json_file is not None:  # after each workload, so that a long run that ends early leaves something
+                report.write(json_file, report.as_json(found, settings, results))
+    report.show(console, report.heading(found), report.SUMMARY, report.summary(results))
+    if stored is not None and json_file is not None:
+        report.write(json_file, report.as_json(found, settings, results))
+    if markdown is not None:
+        report.write(markdown, report.markdown(found, results))
+    if picture is not None:
+        report.picture(found, results, picture)
+    if any(result.failures for result in results):
+        raise typer.Exit(1)
 
 
-def better(old: dict[str, float] | None, new: dict[str, float] | None) -> dict[str, float] | None:
-    """The smaller of each number."""
-    if old is None or new is None:
-        return old or new
-    return {k: min(v, new[k]) for k, v in old.items()}
+def _workloads(wanted: list[str]) -> list[Workload]:
+    for text in wanted:
+        if not any(text in name for name in WORKLOADS):
+            raise typer.BadParameter(f"no workload's name contains {text!r}: there are {'; '.join(WORKLOADS)}")
+    return [w for name, w in WORKLOADS.items() if not wanted or any(text in name for text in wanted)]
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The results in Markdown."""
-    people = [p for p in RUNNERS if any(p in row for row in results.values())]
-    head = ["workload", *(f"{p}, us" for p in people), "ratio", "wanted", "first call, ms", "memory, MB"]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
-    for name, row in results.items():
-        times = [f"{row[p]['us']:.{2 if row[p]['us'] < 10 else 0}f}" if p in row else "" for p in people]
-        own, ratio = row.get("backlit"), ratio_of(row)
-        last = ["" if ratio is None else f"{ratio:.2f}x", f"{WORKLOADS[name].bar}x"]
-        last += [f"{own['first_ms']:.0f}", f"{own['memory_mb']:.0f}"] if own else ["", ""]
-        lines.append("| " + " | ".join([name, *times, *last]) + " |")
-    return "\n".join(lines)
+def _runners(peers: str, notes: Console) -> list[str]:
+    """The runners of backlit and of the peers that are installed; one line says what is missing."""
+    asked = {name.strip() for name in peers.split(",") if name.strip()}
+    if unknown := asked - set(PEERS):
+        raise typer.BadParameter(f"there is no peer {', '.join(sorted(unknown))}: use {', '.join(PEERS)}")
+    wanted = {n: r for n, r in (RUNNERS | PRODUCTS).items() if r.peer in asked | {"backlit", "product"}}
+    lacking = {module for runner in wanted.values() if runner.peer in asked for module in missing(runner)}
+    if lacking:
+        notes.print(
+            f"left out, not installed: {', '.join(sorted(lacking))}: pip install -e '.[bench]'",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    return [name for name, runner in wanted.items() if not missing(runner)]
 
 
-def ratio_of(row: dict[str, Any]) -> float | None:
-    """How many times faster backlit is than the fastest peer."""
-    peers = [v["us"] for p, v in row.items() if p != "backlit"]
-    return min(peers) / row["backlit"]["us"] if peers and "backlit" in row else None
-
-
-def picture(results: dict[str, dict[str, Any]], path: str) -> None:
-    """A bar for each workload: how many times faster than the fastest peer."""
-    import matplotlib.pyplot as plt
-
-    found = {name: ratio_of(row) for name, row in results.items()}
-    ratios = {name: r for name, r in found.items() if r is not None}
-    figure, axes = plt.subplots(figsize=(7, 0.4 * len(ratios) + 1))
-    axes.barh(list(ratios), list(ratios.values()), color="#4063d8")
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set(xscale="log", xlabel="times as fast as the fastest of PyTorch, JAX and scikit-learn")
-    axes.invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--peers", nargs="*", choices=[r for r in RUNNERS if r != "backlit"], default=list(RUNNERS)[1:])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peers")
-    parser.add_argument("--json")
-    parser.add_argument("--picture")
-    chosen = parser.parse_args()
-    results: dict[str, dict[str, Any]] = {}
-    for name in chosen.workload:
-        row: dict[str, Any] = {}
-        for _ in range(chosen.rounds):
-            for who in ["backlit", *chosen.peers]:
-                found = better(row.get(who), measure(who, name, chosen.seconds, chosen.python))
-                if found is not None:
-                    row[who] = found
-        results[name] = row
-        print(f"{name}: " + ", ".join(f"{p} {v['us']:.2f} us" for p, v in row.items()), file=sys.stderr)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print(table(results))
-    if chosen.json:
-        with open(chosen.json, "w") as file:
-            json.dump(results, file, indent=1)
-    if chosen.picture:
-        picture(results, chosen.picture)
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[Result]]:
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        return whole["machine"], whole["settings"], [Result.from_json(r) for r in whole["results"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise typer.BadParameter(f"{path} holds no figures that --json wrote: {error}") from None
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

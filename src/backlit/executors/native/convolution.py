@@ -12,6 +12,7 @@ made. The same holds for the forward pass of a transposed convolution.
 
 from __future__ import annotations
 
+from backlit.executors.native.onehot import selected
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import flip
@@ -24,7 +25,7 @@ from backlit.tracing import Traced
 
 def prepared(graph: Graph) -> Graph:
     """The graph as this executor compiles it: after the passes that all may use, and its own."""
-    return simplify(direct(simplify(graph)))
+    return simplify(selected(direct(simplify(graph))))
 
 
 def direct(graph: Graph) -> Graph:

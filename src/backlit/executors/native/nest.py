@@ -30,16 +30,12 @@ from backlit.ops.record import OPS
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a Nest is run: the axis cut into vectors (-1: none), lanes, partial results at once, and the splittable axis.
-
-    `grain` is how many steps of the split axis must stay together.
-    """
+    """How a Nest is run: the axis cut into vectors (-1: none), lanes, partial sums at once, the axis threads share."""
 
     vector: int
     lanes: int
     unroll: int
     split: int
-    grain: int
 
 
 @lru_cache(maxsize=4096)
@@ -51,7 +47,7 @@ def schedule(nest: Nest, target: Target) -> Schedule:
     lanes = target.lanes(max(sizes, default=4))
     vector, width, best = -1, 1, _cycles(nest, -1, 1)
     if extents == (-1,):
-        return Schedule(0, lanes, 1, 0, lanes)
+        return Schedule(0, lanes, 1, 0)
     for axis, n in enumerate(extents):
         w = lanes
         while w > 1 and w // 2 >= n:
@@ -67,7 +63,7 @@ def schedule(nest: Nest, target: Target) -> Schedule:
     turned = turned_axes(nest, target)
     if turned is not None:
         split = next((a for a in range(outer) if a not in turned), turned[1])
-    return Schedule(vector, width, unroll, split, width if split == vector and turned is None else 1)
+    return Schedule(vector, width, unroll, split)
 
 
 def _cycles(nest: Nest, axis: int, lanes: int) -> float:
@@ -199,7 +195,7 @@ class NestWriter:
             self.f.loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
             return
         w = self.plan.lanes
-        if n < 0:
+        if split:
             self._any_length(here, axis, w)
             return
         whole = n - n % w
@@ -207,22 +203,13 @@ class NestWriter:
         def step(i: Value) -> None:
             self._level(depth + 1, self._enter(here, axis, i, w))
 
-        def rest() -> None:
-            self._level(depth + 1, self._enter(here, axis, self.f.index(whole), w, self._mask(n % w, w)))
-
-        if not split:
-            self.f.loop(0, whole, w, step, name=f"i{axis}")
-            if n % w:
-                rest()
-            return
+        self.f.loop(0, whole, w, step, name=f"i{axis}")
         if n % w:
-            self.f.loop(low, self.f.call("smin", I64, 1, [high, self.f.index(whole)]), w, step, name=f"i{axis}")
-            self.f.when(high > whole, rest, "rest")
-        else:
-            self.f.loop(low, high, w, step, name=f"i{axis}")
+            tail = self._enter(here, axis, self.f.index(whole), w, self._mask(n % w, w))
+            self._level(depth + 1, tail)
 
     def _any_length(self, here: Point, axis: int, w: int) -> None:
-        """A range whose end is known only when the code runs: the last vector has a mask that is made then."""
+        """The range that the function is called for: the last vector has a mask that is made when the code runs."""
         f = self.f
         whole = self.begin + (self.end - self.begin) // w * w
         f.loop(self.begin, whole, w, lambda i: self._level(1, self._enter(here, axis, i, w)), name="i")

@@ -147,7 +147,7 @@ class ProductWriter(NestWriter):
 
     def __init__(self, f: Function, nest: Nest, cut: Tiling, lengths: Sequence[int]) -> None:
         split = split_axis(nest, cut)
-        super().__init__(f, nest, Schedule(cut.columns, cut.lanes, 1, split, 1))
+        super().__init__(f, nest, Schedule(cut.columns, cut.lanes, 1, split))
         self.cut, self.split, self.lengths = cut, split, lengths
         self.dtype = nest.prologue[3].dtype
         self.total = 3

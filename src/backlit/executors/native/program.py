@@ -58,6 +58,24 @@ class Program:
             emit_nest(self.module, name, kernel, share_of(call, self.target).lengths(self.shares))
         else:
             blocks.EMIT[type(kernel)](self.module, name, kernel)
+        if self.threaded:
+            self._emit_shares(name, len(call.arguments), bool(call.checked))
+
+    def _emit_shares(self, name: str, pointers: int, checks: bool) -> None:
+        """A function that calls a kernel for the shares `low` to `high`, each of `size` of its `extent` points."""
+        parameters: list[tuple[Any, str]] = [(POINTER, f"p{k}") for k in range(pointers)]
+        parameters += [(I64, n) for n in ("size", "extent", "low", "high")]
+        parameters += [(POINTER, "status"), (I64, "check")] if checks else []
+        f = Function(self.module, f"{name}_shares", parameters)
+        size, extent, low, high = f.arguments[pointers : pointers + 4]
+
+        def share(s: Value) -> None:
+            begin, end = s * size, (s + 1) * size
+            end = (end < extent).select(end, extent)
+            arguments = [*f.arguments[:pointers], begin, end, *f.arguments[pointers + 4 :]]
+            f.when(begin < end, lambda: f.invoke(name, arguments), "share")
+
+        f.loop(low, high, 1, share, name="s")
 
     def _shared(self, call: Call) -> Any:
         """What stands for the kernel among the functions."""
@@ -71,15 +89,6 @@ class Program:
         (self.table, self.arena, self.status, self.barrier, self.thread, self.threads, self.first, self.last) = (
             f.arguments
         )
-        self._fixed: dict[Buffer, Value] = {}
-        for buffer in _roots(self.plan.steps):
-            if buffer.kind == "arena":
-                self._fixed[buffer] = self.arena.at(buffer.offset, _U8)
-            else:
-                with f.naming(f"{buffer.kind}.{buffer.number}"):
-                    self._fixed[buffer] = f.load(self.table.at(self._slot(buffer), I64), I64).convert(
-                        "inttoptr", POINTER
-                    )
         if self.threaded:
             self.low = (self.thread * self.shares) // self.threads
             self.high = ((self.thread + 1) * self.shares) // self.threads
@@ -129,7 +138,14 @@ class Program:
         self._pending.clear()
 
     def _address(self, buffer: Buffer, rows: Mapping[Buffer, Value]) -> Value:
-        return rows[buffer] if buffer in rows else self._fixed[buffer]
+        """Where a buffer lies. Worked out where it is needed, so that few addresses are held at once."""
+        if buffer in rows:
+            return rows[buffer]
+        if buffer.kind == "arena":
+            return self.arena.at(buffer.offset, _U8)
+        with self.f.naming(f"{buffer.kind}.{buffer.number}"):
+            number = self.f.load(self.table.at(self._slot(buffer), I64), I64)
+            return number.convert("inttoptr", POINTER)
 
     def _call(self, call: Call, rows: Mapping[Buffer, Value]) -> None:
         f = self.f
@@ -142,23 +158,13 @@ class Program:
         base = len(self.checks)
         self.checks += call.checked
 
-        def invoke(begin: Value, end: Value) -> None:
-            rest = [self.status, f.index(base)] if call.checked else []
-            f.invoke(self.names[self._shared(call)], [*arguments, begin, end, *rest])
-
+        name = self.names[self._shared(call)]
+        checks = [self.status, f.index(base)] if call.checked else []
         if not self.threaded:
-            invoke(f.index(0), f.index(share.extent))
-        elif share.axis < 0:
-            f.when(self.low == 0, lambda: invoke(f.index(0), f.index(0)), "alone")
-        else:
-            size = share.size(self.shares)
-
-            def one(s: Value) -> None:
-                begin, end = s * size, (s + 1) * size
-                end = (end < share.extent).select(end, share.extent)
-                f.when(begin < end, lambda: invoke(begin, end), "share")
-
-            f.loop(self.low, self.high, 1, one, name="s")
+            f.invoke(name, [*arguments, f.index(0), f.index(share.extent), *checks])
+            return
+        size, extent = (share.size(self.shares), share.extent) if share.axis >= 0 else (1, 1)
+        f.invoke(f"{name}_shares", [*arguments, f.index(size), f.index(extent), self.low, self.high, *checks])
 
     def _wait(self) -> None:
         self.f.invoke("wait_for_all", [self.barrier, self.threads])
@@ -183,18 +189,6 @@ def _slices(step: Any) -> list[Buffer]:
                 found.append(chain)
                 chain = chain.base
     return found
-
-
-def _roots(steps: Sequence[Any]) -> list[Buffer]:
-    found: dict[Buffer, None] = {}
-    for step in steps:
-        if isinstance(step, Call):
-            for b, _ in step.arguments:
-                found[b.root()] = None
-        else:
-            for b in _roots([*step.start, *step.calls, *step.moves]):
-                found[b] = None
-    return list(found)
 
 
 def _word(text: str) -> str:

@@ -19,16 +19,14 @@ from backlit.executors.native.target import Target
 
 @dataclass(frozen=True)
 class Share:
-    """The axis of a kernel that is cut, its size, and how many points stay together. Axis -1: one thread does all."""
+    """The axis of a kernel that is cut, and its size. Axis -1: one thread does all."""
 
     axis: int
     extent: int
-    grain: int
 
     def size(self, count: int) -> int:
         """The points of each share but the last, which may have fewer."""
-        pieces = -(-self.extent // self.grain)
-        return -(-pieces // count) * self.grain
+        return -(-self.extent // count)
 
     def lengths(self, count: int) -> list[int]:
         """The different numbers of points in a share."""
@@ -43,19 +41,15 @@ def share_of(call: Call, target: Target) -> Share:
     if isinstance(kernel, Nest):
         return _share_of_nest(kernel, target)
     if isinstance(kernel, Search | Sort | RunningSum):
-        return Share(0, kernel.shape[0], 1)
-    return Share(-1, 0, 1)
+        return Share(0, kernel.shape[0])
+    return Share(-1, 0)
 
 
 @lru_cache(maxsize=4096)
 def _share_of_nest(nest: Nest, target: Target) -> Share:
     cut = tiling(nest, target)
-    if cut is not None:
-        axis, grain = split_axis(nest, cut), 1
-    else:
-        plan = schedule(nest, target)
-        axis, grain = plan.split, plan.grain
-    return Share(axis, nest.space[axis], grain) if axis >= 0 else Share(-1, 0, 1)
+    axis = split_axis(nest, cut) if cut is not None else schedule(nest, target).split
+    return Share(axis, nest.space[axis]) if axis >= 0 else Share(-1, 0)
 
 
 def _step(call: Call, buffer: Buffer, axis: int) -> int | None:
@@ -88,7 +82,7 @@ def needs_barrier(early: Call, early_share: Share, late: Call, late_share: Share
     shared = conflicts(early, late)
     if not shared or (early_share.axis < 0 and late_share.axis < 0):
         return False  # both belong to the first thread
-    if (early_share.extent, early_share.grain) != (late_share.extent, late_share.grain):
+    if early_share.extent != late_share.extent:
         return True
     return any(b is not c or not _alike(early, early_share, late, late_share, b) for b, c in shared)
 
@@ -102,8 +96,9 @@ def conflicts(early: Call, late: Call) -> list[tuple[Buffer, Buffer]]:
     """Pairs of buffers that share memory and of which one is written."""
     found = []
     for i, (b, _) in enumerate(early.arguments):
+        root = b.root()
         for j, (c, _) in enumerate(late.arguments):
-            if (i in early.writes or j in late.writes) and overlap(b.root(), c.root()):
+            if (i in early.writes or j in late.writes) and overlap(root, c.root()):
                 found.append((b, c))
     return found
 
