@@ -38,7 +38,8 @@ def selected(graph: Graph) -> Graph:
             return None
         if label.type.shape != (*shape[:-1], 1) or not all(_counts(r, a, shape) for a, r in enumerate(rows)):
             return None
-        x, g, index = Traced(node.inputs[0]), Traced(node.inputs[1]), Traced(label)
+        x, g = Traced(node.inputs[0]), Traced(node.inputs[1])
+        index: Value = Traced(label)
         if label.type.dtype.kind == "i":
             index = where(index < 0, index + shape[-1], index)
         meant = equal(index, iota(shape[-1], index, label.type.dtype))
