@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from backlit import nn, optim
+from backlit import nn, ops, optim
 from backlit.ir import Type
 from backlit.nn.activations import ACTIVATIONS
 from backlit.nn.losses import LOSSES
@@ -27,19 +27,65 @@ def code(text: object) -> str:
     return "<code>" + "".join(f"&#{ord(char)};" for char in str(text)) + "</code>"
 
 
-def op_table() -> str:
-    """The registered ops as a Markdown table, by family and then by name."""
-    rows = ["| op | family | notation | meaning |", "| --- | --- | --- | --- |"]
-    for op in sorted(OPS.values(), key=lambda op: (op.family, op.name)):
-        meaning = " ".join(op.doc.split()).replace("|", r"\|")
-        rows.append(f"| {code(op.name)} | {op.family} | {code(op.notation.glyph)} | {meaning} |")
+def op_page() -> str:
+    """Every op by family, then every function that is made of ops."""
+    functions = {name: getattr(ops, name) for name in ops.__all__ if name not in OPS}
+    functions |= {
+        f"random.{name}": f
+        for name, f in vars(ops.random).items()
+        if inspect.isfunction(f) and f.__module__ == ops.random.__name__ and not name.startswith("_")
+    }
+    functions = {name: f for name, f in functions.items() if inspect.isfunction(f)}
+    parts = [
+        "# Ops",
+        f"{len(OPS)} ops, each one record, and {len(functions)} functions made of them. `bl.trace` shows ops by these "
+        "names. This page is generated from the registry.",
+    ]
+    for family in dict.fromkeys(op.family for op in OPS.values()):
+        parts += [f"## {family.capitalize()}", op_table(family)]
+    parts += ["## Functions made of ops", function_table(functions)]
+    return "\n\n".join(parts) + "\n"
+
+
+def op_table(family: str) -> str:
+    """The ops of a family by name: how they are called, what they take, how they are written, what they mean."""
+    rows = ["| op | takes | gradient | notation | meaning |", "| --- | --- | --- | --- | --- |"]
+    for op in sorted((op for op in OPS.values() if op.family == family), key=lambda op: op.name):
+        gradient = "none" if op.vjp is None else "yes"
+        call = code(op.name + called(getattr(ops, op.name, op)))
+        rows.append(f"| {call} | {KINDS[op.kinds]} | {gradient} | {code(op.notation.glyph)} | {cell(op.doc)} |")
     return "\n".join(rows)
+
+
+def function_table(functions: dict[str, Callable[..., object]]) -> str:
+    """Functions with their parameters and the first paragraph of what they say of themselves."""
+    rows = ["| function | meaning |", "| --- | --- |"]
+    for name, f in functions.items():
+        rows.append(f"| {code(name + called(f))} | {cell((inspect.getdoc(f) or '').split(chr(10) * 2)[0])} |")
+    return "\n".join(rows)
+
+
+def called(f: Callable[..., object]) -> str:
+    """The parameters of a function and their defaults, without types."""
+    parameters = [p for p in inspect.signature(f).parameters.values() if not p.name.startswith("_")]
+    shown = ["*" * (p.kind is p.VAR_POSITIONAL) + p.name for p in parameters]
+    plain = [p.default is p.empty or isinstance(p.default, type) for p in parameters]
+    return f"({', '.join(s if e else f'{s}={p.default!r}' for s, e, p in zip(shown, plain, parameters, strict=True))})"
+
+
+def cell(text: str) -> str:
+    """Prose in a table cell."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;").replace("*", r"\*")
+
+
+KINDS = {
+    "b": "bool", "u": "uint", "iu": "int, uint", "biu": "bool, int, uint", "f": "float", "iuf": "numbers", "biuf": "any"
+}  # fmt: skip
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated page to the files of the build."""
-    text = f"{len(OPS)} ops, each one record. This page is generated from the registry."
-    files.append(File.generated(config, "ops.md", content=f"# Ops\n\n{text}\n\n{op_table()}\n"))
+    files.append(File.generated(config, "ops.md", content=op_page()))
     return files
 
 
