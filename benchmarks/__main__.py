@@ -14,7 +14,10 @@ from benchmarks.measuring import Result
 from benchmarks.runners import PEERS, PRODUCTS, RUNNERS, missing
 from benchmarks.workloads import WORKLOADS, Workload
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def main(
     workload: Annotated[
         list[str] | None, typer.Option(help="Only workloads whose name contains this; may be given again.")
@@ -99,4 +102,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[Result]]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app(prog_name="python -m benchmarks")
