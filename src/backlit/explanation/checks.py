@@ -7,11 +7,15 @@ are in float64, whatever the dtype of the graph.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from backlit.explanation.expressions import divide, negative, total
+from backlit.explanation.maker import Draft, Maker
+from backlit.explanation.notation import plain
+from backlit.explanation.quantities import Quantity
 from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Symbol
 from backlit.ir import Graph, Node
 from backlit.ops.interpret import interpreter
@@ -55,3 +59,35 @@ def relative_difference(gradient: Operand, numerical: Operand) -> tuple[Expressi
         return distance, abs(a - b)
     larger = gradient if abs(a) >= abs(b) else numerical
     return divide(distance, Apply("abs", (larger,))), abs(a - b) / size
+
+
+def drafts(maker: Maker, arrays: Sequence[Any], leaf: Node, element: Element) -> list[Draft]:
+    """The finite differences and how far they are from the gradient."""
+    q = maker.quantities
+    loss, by = q.of[maker.run.loss].symbol, q.of[leaf].symbol.at(element)
+    graph = Graph(maker.run.graph.inputs, (maker.run.loss,))
+    expression, value = differences(graph, arrays, leaf, element, loss, by)
+    found = maker.run.gradient(leaf)[element].item()
+    step = step_of(arrays[graph.inputs.index(leaf)][element])
+    quotient = Quantity("differences", "check", Symbol("difference quotient"), leaf)
+    name = plain(replace(by, over=None))
+    first = Draft(
+        quotient,
+        element,
+        expression,
+        value,
+        "check",
+        None,
+        f"Central finite differences: {name} moved up and down by {step:g}, all else as it was, in float64.",
+    )
+    gradient = Operand(
+        replace(by, over=loss), found, q.gradients[leaf].key if leaf in q.gradients else "nothing", -1, element
+    )
+    numerical = Operand(quotient.symbol, value, "differences", -1, element)
+    expression, far = relative_difference(gradient, numerical)
+    relative = isinstance(expression, Apply) and expression.op == "divide"
+    word = "relative difference" if relative else "difference"
+    agree = far < (1e-3 if maker.run.loss.type.dtype != np.float64 else 1e-5)
+    note = "The two agree." if agree else "The two differ: the loss may have a kink near here, or be very steep."
+    second = Draft(Quantity("difference", "check", Symbol(word), leaf), element, expression, far, "check", None, note)
+    return [first, second]

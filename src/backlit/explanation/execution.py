@@ -135,6 +135,12 @@ class Execution:
     closed: dict[Node, Closed]
     probabilities: dict[Node, Node]
 
+    def gradient(self, leaf: Node) -> Array:
+        """The gradient by a parameter: 1 for the loss itself, 0 for what does not enter it."""
+        if leaf in self.gradients:
+            return self.values[self.gradients[leaf]]
+        return np.full(leaf.type.shape, 1.0 if leaf is self.loss else 0.0, leaf.type.dtype)
+
     @cached_property
     def numbers(self) -> dict[Node, int]:
         """The place of each node in the graph's own listing."""

@@ -12,15 +12,13 @@ import numpy as np
 
 from backlit.autodiff import gradient_graph
 from backlit.errors import GradientError, IndexingError, ShapeError
-from backlit.explanation import checks, networks, updates
+from backlit.explanation import checks, networks, paths, updates
 from backlit.explanation.derivation import Derivation
 from backlit.explanation.execution import Execution, execute
-from backlit.explanation.expressions import product, substituted, total
 from backlit.explanation.maker import Draft, Maker, Options, numbered
 from backlit.explanation.numbers import fitted
-from backlit.explanation.paths import END, Path, web
-from backlit.explanation.quantities import Quantities, Quantity, chosen
-from backlit.explanation.steps import Apply, Element, Expression, Number, Operand, Rest, Step, Symbol, operands
+from backlit.explanation.quantities import Quantities, chosen
+from backlit.explanation.steps import Element, Step, operands
 from backlit.ir import Graph, Node
 from backlit.pytree import as_array
 from backlit.tracing import refuse_leaks, trace_function
@@ -129,10 +127,10 @@ def derive(problem: Problem, options: Options) -> Derivation:
     if plan.new is not None and element is not None:
         drafts += updates.drafts(maker, plan, leaf, element)
     if problem.verify and element is not None:
-        drafts += _checked(maker, [*arrays, *plan.arrays], leaf, element)
+        drafts += checks.drafts(maker, [*arrays, *plan.arrays], leaf, element)
     drafts.sort(key=lambda d: d.kind != "given")  # stable: all that is given comes first
     steps = numbered(drafts, maker)
-    value = _gradient(run, leaf)[element] if element is not None else _gradient(run, leaf)
+    value = run.gradient(leaf)[element] if element is not None else run.gradient(leaf)
     wrt = quantities.of[leaf].symbol.at(element or ())
     return Derivation(
         tuple(steps),
@@ -196,12 +194,6 @@ def located(
     return i, tuple(k % n for k, n in zip(place, shape, strict=True))
 
 
-def _gradient(run: Execution, leaf: Node) -> Any:
-    if leaf in run.gradients:
-        return run.values[run.gradients[leaf]]
-    return np.zeros(leaf.type.shape, leaf.type.dtype)
-
-
 def _drafts(maker: Maker, leaf: Node, element: Element) -> list[Draft]:
     """Givens, forward pass, loss, backward pass, gradient, and the product along each path."""
     run, q = maker.run, maker.quantities
@@ -215,159 +207,16 @@ def _drafts(maker: Maker, leaf: Node, element: Element) -> list[Draft]:
     used = [o for d in maker.drafts.values() for o in operands(d.expression) if not maker.backward(o)]
     ways: list[Draft] = []
     if maker.options.view == "paths":
-        ways = _paths(maker, target, element, _MOST, required=True)
+        ways = paths.drafts(maker, target, element, _MOST, required=True)
         used += [o for d in ways for o in operands(d.expression) if o.quantity in q.by_key and not maker.backward(o)]
     else:
-        ways = _paths(maker, target, element, _FEW, required=False)
+        ways = paths.drafts(maker, target, element, _FEW, required=False)
     maker.follow_forward([(q.of[run.loss], ()), *((q.by_key[o.quantity], o.element) for o in used)])
     ordered = [d for d in maker.ordered() if d is not last]
     if maker.options.view == "paths":
         ordered = [d for d in ordered if d.kind != "backward"]
         return [*ordered, *ways]
     return [*ordered, last, *ways]
-
-
-def _paths(maker: Maker, target: Quantity, element: Element, most: int, required: bool) -> list[Draft]:
-    """The product along each path, and their sum; where they are `required`, with the local derivatives before."""
-    q = maker.quantities
-
-    def whole(place: tuple[str, Element]) -> Expression | None:
-        e = maker.expression(q.by_key[place[0]], place[1], all_terms=True)
-        return None if e is None else substituted(e, without_helpers)
-
-    def without_helpers(leaf: Operand | Number | Rest) -> Any:
-        if isinstance(leaf, Operand) and q.by_key[leaf.quantity].kind == "helper":
-            return whole((leaf.quantity, leaf.element))
-        return leaf
-
-    start = (target.key, element)
-    try:
-        found = web(start, whole, lambda o: q.by_key[o.quantity].kind == "gradient", most)
-    except GradientError:
-        if required:
-            raise
-        return []
-    many, shown = found.count(), maker.options.terms
-    if not required and (many > shown or many == 0):
-        return []
-    largest = found.largest(many if many <= shown + 1 else shown)
-    value = maker.run.values[target.node][element].item()
-    if not largest:
-        return []
-    if many == 1 and len(largest[0].edges) < 2 and not required:
-        return []  # the equation of the gradient says it all
-    drafts: list[Draft] = []
-    locally: dict[tuple[str, Element], Draft] = {}
-    products: list[Expression] = []
-    for number, path in enumerate(largest, 1):
-        locals_, steps = _along(maker, target, element, path)
-        if required:
-            for s in steps:
-                locally.setdefault(s.place, s)
-            expression: Expression = product(list(locals_))
-        else:
-            expression = product([e.factor for e in reversed(path.edges)])
-        label = target.symbol.at(element) if many == 1 else replace(Symbol(f"path{number}"), over=None)
-        draft = Draft(
-            Quantity(f"path{number}", "path", label, target.node),
-            element,
-            expression,
-            value if many == 1 else path.value,
-            "gradient" if many == 1 and required else "path",
-            product(list(locals_)) if not required else None,
-            _route(maker, target, element, path),
-        )
-        drafts.append(draft)
-        products.append(Operand(label, path.value, f"path{number}", -1, element))
-    if many > 1:
-        hidden = value - sum(p.value for p in largest)
-        rest = Rest(many - len(largest), hidden, "paths") if many > len(largest) else None
-        note = (
-            f"The sum over all {many} paths."
-            if rest is None
-            else f"The sum over all {many} paths, the largest written out."
-        )
-        drafts.append(
-            Draft(target, element, total(products, rest), value, "gradient" if required else "path", None, note)
-        )
-    return [*locally.values(), *drafts]
-
-
-def _along(maker: Maker, target: Quantity, element: Element, path: Path) -> tuple[list[Operand], list[Draft]]:
-    """The local derivatives along a path, from the loss down, as operands and as steps."""
-    q = maker.quantities
-    symbols: list[Operand] = []
-    drafts: list[Draft] = []
-    place = (target.key, element)
-    for edge in path.edges:
-        own = q.by_key[place[0]]
-        if edge.operand is None:
-            o = maker.operand(own, place[1]) if edge.end == END else None
-            assert o is not None
-            symbol = own.symbol.at(maker.shown_index(own, place[1]))
-            if symbol.name == "delta":
-                symbol = replace(symbol, name="z", over=q.of[maker.run.loss].symbol)
-            local = Operand(symbol, edge.value, f"local/{own.key}", -1, place[1])
-        else:
-            local = maker.local(own, place[1], edge.operand, edge.value)
-        symbols.append(local)
-        step = Draft(
-            Quantity(local.quantity, "local", local.symbol, own.node), local.element, edge.factor, edge.value, "local"
-        )
-        step.note = "A local derivative: all else is held fixed."
-        drafts.append(step)
-        place = edge.end
-    return symbols[::-1], drafts[::-1]
-
-
-def _route(maker: Maker, target: Quantity, element: Element, path: Path) -> str:
-    """The path in words."""
-    from backlit.explanation.notation import plain
-
-    q = maker.quantities
-    names = []
-    for key, e in [(target.key, element), *(edge.end for edge in path.edges)]:
-        if key:
-            g = q.by_key[key]
-            assert g.forward is not None
-            own = q.of[g.forward]
-            names.append(plain(own.symbol.at(maker.shown_index(own, e))))
-    names.append(plain(q.of[maker.run.loss].symbol))
-    return "Along " + " → ".join(names) + "."
-
-
-def _checked(maker: Maker, arrays: Sequence[Any], leaf: Node, element: Element) -> list[Draft]:
-    """The finite differences and how far they are from the gradient."""
-    q = maker.quantities
-    loss, by = q.of[maker.run.loss].symbol, q.of[leaf].symbol.at(element)
-    graph = Graph(maker.run.graph.inputs, (maker.run.loss,))
-    expression, value = checks.differences(graph, arrays, leaf, element, loss, by)
-    found = _gradient(maker.run, leaf)[element].item()
-    step = checks.step_of(arrays[graph.inputs.index(leaf)][element])
-    from backlit.explanation.notation import plain
-
-    quotient = Quantity("differences", "check", Symbol("difference quotient"), leaf)
-    name = plain(replace(by, over=None))
-    first = Draft(
-        quotient,
-        element,
-        expression,
-        value,
-        "check",
-        None,
-        f"Central finite differences: {name} moved up and down by {step:g}, all else as it was, in float64.",
-    )
-    gradient = Operand(
-        replace(by, over=loss), found, q.gradients[leaf].key if leaf in q.gradients else "nothing", -1, element
-    )
-    numerical = Operand(quotient.symbol, value, "differences", -1, element)
-    expression, far = checks.relative_difference(gradient, numerical)
-    relative = isinstance(expression, Apply) and expression.op == "divide"
-    word = "relative difference" if relative else "difference"
-    agree = far < (1e-3 if maker.run.loss.type.dtype != np.float64 else 1e-5)
-    note = "The two agree." if agree else "The two differ: the loss may have a kink near here, or be very steep."
-    second = Draft(Quantity("difference", "check", Symbol(word), leaf), element, expression, far, "check", None, note)
-    return [first, second]
 
 
 def _lit(

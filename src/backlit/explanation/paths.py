@@ -1,123 +1,121 @@
-"""The chain rule written out: every path from a parameter to the loss, the product along it, and the sum over all.
-
-A path goes from quantity to quantity; its factors are the local derivatives, each read from the reverse-mode graph as
-the factor that the gradient arriving from above is multiplied by. The largest paths are found first (best-first
-search, with the largest product that can still follow as the bound), so the few that are shown are the few that
-matter; the count and the sum of all others are exact.
-"""
+"""The chain rule by paths: the product along each way to the loss as equations, and their sum."""
 
 from __future__ import annotations
 
-import heapq
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import count
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Any
 
 from backlit.errors import GradientError
-from backlit.explanation.expressions import is_number, linear_parts, value_of
-from backlit.explanation.steps import Element, Expression, Operand
-
-Place: TypeAlias = tuple[str, Element]
-END: Place = ("", ())  # the loss
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """One local derivative: d(end)/d(start). `operand` is the gradient by the end, None where that is the loss."""
-
-    end: Place
-    factor: Expression
-    value: float
-    operand: Operand | None
+from backlit.explanation.expressions import product, substituted, total
+from backlit.explanation.maker import Draft, Maker
+from backlit.explanation.notation import plain
+from backlit.explanation.quantities import Quantity
+from backlit.explanation.steps import Element, Expression, Number, Operand, Rest, Symbol
+from backlit.explanation.web import END, Path, web
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
-    """A way to the loss, and the product along it."""
+def drafts(maker: Maker, target: Quantity, element: Element, most: int, required: bool) -> list[Draft]:
+    """The product along each path, and their sum; where they are `required`, with the local derivatives before."""
+    q = maker.quantities
 
-    edges: tuple[Edge, ...]
-    value: float
+    def whole(place: tuple[str, Element]) -> Expression | None:
+        e = maker.expression(q.by_key[place[0]], place[1], all_terms=True)
+        return None if e is None else substituted(e, without_helpers)
+
+    def without_helpers(leaf: Operand | Number | Rest) -> Any:
+        if isinstance(leaf, Operand) and q.by_key[leaf.quantity].kind == "helper":
+            return whole((leaf.quantity, leaf.element))
+        return leaf
+
+    start = (target.key, element)
+    try:
+        found = web(start, whole, lambda o: q.by_key[o.quantity].kind == "gradient", most)
+    except GradientError:
+        if required:
+            raise
+        return []
+    many, shown = found.count(), maker.options.terms
+    if not required and (many > shown or many == 0):
+        return []
+    largest = found.largest(many if many <= shown + 1 else shown)
+    value = maker.run.values[target.node][element].item()
+    if not largest:
+        return []
+    if many == 1 and len(largest[0].edges) < 2 and not required:
+        return []  # the equation of the gradient says it all
+    drafts: list[Draft] = []
+    locally: dict[tuple[str, Element], Draft] = {}
+    products: list[Expression] = []
+    for number, path in enumerate(largest, 1):
+        locals_, steps = _along(maker, target, element, path)
+        if required:
+            for s in steps:
+                locally.setdefault(s.place, s)
+            expression: Expression = product(list(locals_))
+        else:
+            expression = product([e.factor for e in reversed(path.edges)])
+        label = target.symbol.at(element) if many == 1 else replace(Symbol(f"path{number}"), over=None)
+        draft = Draft(
+            Quantity(f"path{number}", "path", label, target.node),
+            element,
+            expression,
+            value if many == 1 else path.value,
+            "gradient" if many == 1 and required else "path",
+            product(list(locals_)) if not required else None,
+            _route(maker, target, element, path),
+        )
+        drafts.append(draft)
+        products.append(Operand(label, path.value, f"path{number}", -1, element))
+    if many > 1:
+        hidden = value - sum(p.value for p in largest)
+        rest = Rest(many - len(largest), hidden, "paths") if many > len(largest) else None
+        note = (
+            f"The sum over all {many} paths."
+            if rest is None
+            else f"The sum over all {many} paths, the largest written out."
+        )
+        drafts.append(
+            Draft(target, element, total(products, rest), value, "gradient" if required else "path", None, note)
+        )
+    return [*locally.values(), *drafts]
 
 
-@dataclass
-class Web:
-    """All ways from one gradient to the loss: place -> the edges that leave it."""
-
-    start: Place
-    edges: dict[Place, list[Edge]] = field(default_factory=dict)
-
-    def order(self) -> list[Place]:
-        """Every place after those that it leads to."""
-        found: list[Place] = []
-        seen: set[Place] = set()
-        stack: list[tuple[Place, bool]] = [(self.start, False)]
-        while stack:
-            place, done = stack.pop()
-            if done:
-                found.append(place)
-            elif place not in seen:
-                seen.add(place)
-                stack.append((place, True))
-                stack.extend((e.end, False) for e in self.edges.get(place, ()) if e.end not in seen)
-        return found
-
-    def count(self) -> int:
-        """How many paths there are."""
-        ways = {END: 1}
-        for place in self.order():
-            if place != END:
-                ways[place] = sum(ways[e.end] for e in self.edges[place])
-        return ways[self.start]
-
-    def largest(self, many: int) -> list[Path]:
-        """The paths of the largest products, largest first."""
-        best = {END: 1.0}
-        for place in self.order():
-            if place != END:
-                best[place] = max((abs(e.value) * best[e.end] for e in self.edges[place]), default=0.0)
-        tie = count()
-        heap: list[tuple[float, int, float, Place, tuple[Edge, ...]]] = [
-            (-best[self.start], next(tie), 1.0, self.start, ())
-        ]
-        found: list[Path] = []
-        while heap and len(found) < many:
-            _, _, value, place, edges = heapq.heappop(heap)
-            if place == END:
-                found.append(Path(edges, value))
-                continue
-            for e in self.edges[place]:
-                reached = value * e.value
-                bound = abs(reached) * best[e.end]
-                heapq.heappush(heap, (-bound if bound == bound else -math.inf, next(tie), reached, e.end, (*edges, e)))
-        return found
+def _along(maker: Maker, target: Quantity, element: Element, path: Path) -> tuple[list[Operand], list[Draft]]:
+    """The local derivatives along a path, from the loss down, as operands and as steps."""
+    q = maker.quantities
+    symbols: list[Operand] = []
+    drafts: list[Draft] = []
+    place = (target.key, element)
+    for edge in path.edges:
+        own = q.by_key[place[0]]
+        if edge.operand is None:
+            o = maker.operand(own, place[1]) if edge.end == END else None
+            assert o is not None
+            symbol = own.symbol.at(maker.shown_index(own, place[1]))
+            if symbol.name == "delta":
+                symbol = replace(symbol, name="z", over=q.of[maker.run.loss].symbol)
+            local = Operand(symbol, edge.value, f"local/{own.key}", -1, place[1])
+        else:
+            local = maker.local(own, place[1], edge.operand, edge.value)
+        symbols.append(local)
+        step = Draft(
+            Quantity(local.quantity, "local", local.symbol, own.node), local.element, edge.factor, edge.value, "local"
+        )
+        step.note = "A local derivative: all else is held fixed."
+        drafts.append(step)
+        place = edge.end
+    return symbols[::-1], drafts[::-1]
 
 
-def web(
-    start: Place, expression: Callable[[Place], Expression | None], gradient: Callable[[Operand], bool], most: int
-) -> Web:
-    """All ways from the gradient at `start`. Raises GradientError where they lead through more than `most` numbers."""
-    found = Web(start)
-    waiting = [start]
-    while waiting:
-        place = waiting.pop()
-        if place in found.edges:
-            continue
-        if len(found.edges) >= most:
-            raise GradientError(
-                f"the paths lead through more than {most} numbers",
-                fix='view="deltas" goes layer by layer instead, view="matrix" array by array',
-            )
-        edges = []
-        e = expression(place)
-        if e is not None:
-            parts, left = linear_parts(e, gradient)
-            edges = [Edge((o.quantity, o.element), f, float(value_of(f)), o) for o, f in parts]
-            if not is_number(left, 0.0) or not parts:
-                edges.append(Edge(END, left, float(value_of(left)), None))
-            if len(edges) > most:
-                raise GradientError(f"there are more than {most} ways from one number")
-        found.edges[place] = edges
-        waiting.extend(e.end for e in edges if e.end != END)
-    return found
+def _route(maker: Maker, target: Quantity, element: Element, path: Path) -> str:
+    """The path in words."""
+    q = maker.quantities
+    names = []
+    for key, e in [(target.key, element), *(edge.end for edge in path.edges)]:
+        if key:
+            g = q.by_key[key]
+            assert g.forward is not None
+            own = q.of[g.forward]
+            names.append(plain(own.symbol.at(maker.shown_index(own, e))))
+    names.append(plain(q.of[maker.run.loss].symbol))
+    return "Along " + " → ".join(names) + "."
