@@ -254,6 +254,11 @@ def test_class_numbers_follow_the_numbers_and_not_the_letters():
     np.testing.assert_array_equal(schema.labels(frame), [2, 1, 0] * 4)
 
 
+def test_classes_with_hardly_any_rows_are_named():
+    frame = text(x=NUMBERS, y=["a"] * 6 + ["b"] * 5 + ["c"])
+    assert tables.fit(frame, "y").notes == ("too few rows to learn or to test these classes: 'c' (1)",)
+
+
 @pytest.mark.parametrize(
     ("target", "options", "words"),
     [

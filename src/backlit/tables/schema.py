@@ -21,12 +21,13 @@ from backlit.errors import CheckpointError, DataError
 from backlit.tables.columns import MOST_VALUES, Category, Column, Date, Matrix, Number, column_from_config
 from backlit.tables.kinds import convert, infer
 from backlit.tables.names import nearest
-from backlit.tables.target import Array, Target, Task, fit_target, target_config, target_from_config
+from backlit.tables.target import Array, Classes, Target, Task, fit_target, target_config, target_from_config
 
 if TYPE_CHECKING:
     import polars as pl
 
 _ENOUGH_TO_JUDGE = 20  # rows, before a column is called an identifier
+_RARE = 5  # rows of a class
 _FAR = 20  # standard deviations
 _ID_NAME = re.compile(r"^$|^unnamed.*|^index$|^row(_?(id|number|nr|no))?$|^(.*[_ .-])?(id|uuid|guid)$", re.I)
 
@@ -123,7 +124,7 @@ def fit(
     rows = np.arange(frame.height) if rows is None else rows
     fitted_target, why = fit_target(cells, rows, task)
     columns: list[Column] = []
-    notes: list[str] = []
+    notes = _rare_classes(cells, fitted_target)
     for name in frame.columns:
         if name == target or name in drop:
             continue
@@ -136,6 +137,15 @@ def fit(
             fix="add columns, or keep one of those with --keep",
         )
     return Fitted(Schema(tuple(columns), fitted_target), why, tuple(notes))
+
+
+def _rare_classes(cells: pl.Series, target: Target) -> list[str]:
+    """A word about classes that have hardly any rows."""
+    if not isinstance(target, Classes):
+        return []
+    counts = np.bincount(target.encode(cells), minlength=target.width)
+    rare = [f"{name!r} ({count})" for name, count in zip(target.values, counts, strict=True) if count < _RARE]
+    return [f"too few rows to learn or to test these classes: {', '.join(rare)}"] if rare else []
 
 
 def _fit_column(cells: pl.Series, rows: Array, as_category: bool, keep: bool) -> tuple[Column | None, str]:
