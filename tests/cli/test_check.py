@@ -86,3 +86,21 @@ def test_the_html_page_is_one_file_with_everything_escaped(run, tmp_path):
     assert not any("src" in attrs or "href" in attrs for _, attrs in tags)
     assert "&lt;script&gt;" in page
     assert "it should be 2" in page
+
+
+def test_practice_and_grade(run, tmp_path):
+    assert run("practice", "--seed", "7", "--count", "1", "--out", "sheets")[0] == 0
+    key = (tmp_path / "sheets" / "key-01.md").read_text(encoding="utf-8")
+    answers = (tmp_path / "sheets" / "answers-01.csv").read_text("utf-8").splitlines()[1:]
+    wanted = {a.split(",")[0] for a in answers}
+    table = dict(line.split(" = ") for line in key.splitlines() if line.split(" = ")[0] in wanted)
+    (tmp_path / "ada.csv").write_text("".join(f"{q},{a}\n" for q, a in table.items()), "utf-8")
+    (tmp_path / "eve.csv").write_text("z1,import os\n", "utf-8")
+    code, out, _ = run("grade", "sheets/key-01.md", "ada.csv", "eve.csv", "--csv", "m.csv", "--html", "class.html")
+    assert code == 1  # one could not be read
+    assert "ada  22 / 22" in out
+    assert "eve  not marked" in out
+    assert (tmp_path / "m.csv").read_text("utf-8").splitlines()[1].startswith("ada,22,22,11,0,0,0")
+    assert "<h2>Slips</h2>" in (tmp_path / "class.html").read_text("utf-8")
+    assert run("grade", "nothing.md", "ada.csv")[0] == 2
+    assert run("practice", "--shape", "9-9")[0] == 2

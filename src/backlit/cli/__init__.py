@@ -19,7 +19,7 @@ from rich.markup import escape
 from backlit.cli.console import say
 from backlit.errors import CheckpointError, DataError, Error, SettingError
 
-GROUPS = ("demo", "tables", "explain")
+GROUPS = ("demo", "tables", "explain", "check", "practice")
 """Modules of this package, in the order in which help shows their commands."""
 
 
