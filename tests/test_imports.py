@@ -21,6 +21,9 @@ FLOORS = [
     ["autodiff", "legality", "passes"],
     ["executors"],
     ["transforms", "compilation", "gradcheck"],
+    ["nn", "optim", "data"],
+    ["train"],
+    ["tables"],
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 
@@ -60,7 +63,7 @@ def test_imports_go_down(file):
     own = FLOOR[file.relative_to(SOURCE).with_suffix("").parts[0]]
     for line, module in imports(file):
         if (other := part(module)) is not None:
-            assert other in FLOOR, f"{file.name}:{line} imports {module}, which is above the executors"
+            assert other in FLOOR, f"{file.name}:{line} imports {module}, which stands above"
             assert FLOOR[other] <= own, f"{file.name}:{line} imports {module}, from a higher floor"
 
 

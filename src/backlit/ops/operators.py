@@ -101,6 +101,7 @@ def install() -> None:
         methods[f"__{name}__"] = _forward(f)
     for name, g in UNARY.items():
         methods[f"__{name}__"] = _unary(g)
+    methods["__pos__"] = lambda self: self
     methods["__getattr__"] = _missing
     methods["__getitem__"] = indexing.get_item
     methods["__array_ufunc__"] = _array_ufunc
