@@ -119,10 +119,28 @@ class Value:
         return self._binary("mul", o, True)
 
     def __truediv__(self, o: Any) -> Value:
+        other = o if isinstance(o, Value) else self.f.const(o, self.dtype)
+        if other.lanes < self.lanes and self.dtype in (F32, F64) and self.f.module.target.fused:
+            return self._divided(other)
         return self._binary("fdiv", o)
 
     def __rtruediv__(self, o: Any) -> Value:
         return self._binary("fdiv", o, True)
+
+    def _divided(self, o: Value) -> Value:
+        """Every lane divided by one number: a product with its reciprocal r, and what that lacks made up for.
+
+        q = x r,  q + (x - o q) r  is x / o correctly rounded (Markstein 1990). Both are made larger if o is so small
+        that r would overflow. Where the correction is no number (o is 0 or infinite, q overflows), q is right already.
+        """
+        f = self.f
+        size = f.call("fabs", o.dtype, 1, [o])
+        scale = (size < 2.0**-60).select(f.const(2.0**60, o.dtype), 1.0)
+        divisor, x = o * scale, self * scale
+        r = 1.0 / divisor
+        q = x * r
+        better = f.fma(f.fma(-divisor, q, x), r, q)
+        return (better == better).select(better, q)
 
     def __floordiv__(self, o: Any) -> Value:
         """Of nonnegative integers."""

@@ -55,7 +55,11 @@ class Code:
         try:
             place, count = arena.ctypes.data, self._threads(last - first)
             start = time.perf_counter()
-            threads.run(count, lambda me, all: self._step(table, place, status, barrier, me, all, first, last))
+
+            def work(me: int, all: int, _held: Any = (arrays, arena)) -> None:  # helpers keep the memory alive
+                self._step(table, place, status, barrier, me, all, first, last)
+
+            threads.run(count, work)
             self._learn(count, (time.perf_counter() - start) / max(1, last - first))
         finally:
             with self._lock:

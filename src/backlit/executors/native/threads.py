@@ -50,12 +50,25 @@ class Pool:
             try:
                 work(0, threads)
             finally:
-                for helper in started:
-                    helper.wait()
+                _wait_for_all(started)
                 if old is not None:
                     os.sched_setaffinity(0, old)
         finally:
             self._busy.release()
+
+
+def _wait_for_all(helpers: list[_Helper]) -> None:
+    """Wait even if an interrupt comes meanwhile: the helpers work on memory that the caller is about to give up."""
+    interrupt: KeyboardInterrupt | None = None
+    for helper in helpers:
+        while True:
+            try:
+                helper.wait()
+                break
+            except KeyboardInterrupt as e:
+                interrupt = e
+    if interrupt is not None:
+        raise interrupt
 
 
 class _Helper:
@@ -64,17 +77,23 @@ class _Helper:
     def __init__(self, number: int) -> None:
         self.number = number
         self._work: Callable[[int], None] = lambda n: None
+        self._running = False
         self._go, self._done = threading.Lock(), threading.Lock()
         self._go.acquire()
         self._done.acquire()
         threading.Thread(target=self._live, name=f"backlit-{number}", daemon=True).start()
 
     def start(self, work: Callable[[int], None]) -> None:
-        self._work = work
+        """Begin; a run that an interrupt kept from being waited for is waited for first."""
+        self.wait()
+        self._work, self._running = work, True
         self._go.release()
 
     def wait(self) -> None:
-        self._done.acquire()
+        """Until the work is done."""
+        if self._running:
+            self._done.acquire()
+            self._running = False
 
     def _live(self) -> None:
         _pin(self.number)
