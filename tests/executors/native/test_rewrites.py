@@ -1,0 +1,81 @@
+"""The rewrites that are this executor's own: what they find, what they leave alone, and that they mean the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import legality, ops
+from backlit.executors.native import Native
+from backlit.executors.native.convolution import direct, prepared
+from backlit.executors.native.onehot import selected
+from backlit.executors.reference import Reference
+from backlit.passes import simplify
+
+from . import programs
+
+
+def ops_of(graph):
+    return [n.op for n in graph.nodes]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", ["valid", "same", 2])
+def test_the_gradient_of_a_convolution_is_a_convolution(stride, dilation, padding):
+    n = programs.Normal("float64")
+    x, w = n(2, 8, 9, 3), n(3, 2, 3, 4)
+
+    def f(x):
+        return ops.sum(ops.conv(x, w, stride=stride, dilation=dilation, padding=padding) ** 2.0)
+
+    graph = bl.trace(bl.grad(f), x)
+    found = direct(simplify(graph))
+    legality.check(found)
+    assert "fold" not in ops_of(found)
+    for a, b in zip(Reference().compile(found)(x), Reference().compile(graph)(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_windows_that_no_product_made_are_folded():
+    x = programs.Normal("float64")(1, 6, 6, 2)
+    graph = simplify(bl.trace(bl.grad(lambda x: ops.sum(ops.max_pool(x, 3, stride=1) ** 2.0)), x))
+    assert direct(graph) is graph
+
+
+def test_picking_a_label_is_a_comparison_on_the_way_back():
+    function, args, _ = programs.cases("float32")["odd_mlp"]
+    graph = bl.trace(bl.value_and_grad(function), *args)
+    found = prepared(graph)
+    legality.check(found)
+    assert "scatter_add" in ops_of(simplify(graph))
+    assert "scatter_add" not in ops_of(found)
+
+
+def test_negative_labels_count_from_the_end():
+    n = programs.Normal("float32")
+    x, y = n(6, 5), np.array([0, -1, 4, -5, 2, 2])
+    graph = bl.trace(bl.grad(lambda x: ops.sum(ops.tanh(ops.take_along_axis(x, y[:, None], 1)))), x)
+    (got,), (wanted,) = Native().compile(graph)(x), Reference().compile(graph)(x)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_labels_that_nothing_checks_are_scattered():
+    def f(x, y):
+        return ops.scatter_add(x, (np.arange(3)[:, None], y), np.ones((3, 1), np.float32))
+
+    x, y = np.zeros((3, 4), np.float32), np.array([[1], [2], [0]])
+    graph = simplify(bl.trace(f, x, y))
+    assert selected(graph) is graph
+
+
+def test_a_row_that_is_named_twice_is_scattered():
+    def f(x, y):
+        rows = np.zeros((3, 1), np.int64)
+        return ops.sum(x[rows, y]) + ops.sum(ops.scatter_add(x, (rows, y), np.ones((3, 1), np.float32)) ** 2.0)
+
+    x, y = np.zeros((3, 4), np.float32), np.array([[1], [1], [0]])
+    graph = bl.trace(f, x, y)
+    (got,), (wanted,) = Native().compile(graph)(x, y), Reference().compile(graph)(x, y)
+    np.testing.assert_allclose(got, wanted)
