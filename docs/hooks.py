@@ -14,6 +14,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from backlit import nn, ops, optim
+from backlit.audit.malrules import RULES
+from backlit.audit.malrules.digits import PEN
+from backlit.audit.readings import ALTERNATIVES
 from backlit.ir import Type
 from backlit.nn.activations import ACTIVATIONS
 from backlit.nn.losses import LOSSES
@@ -210,7 +213,21 @@ def summary() -> str:
     return nn.Network([*layers, nn.Dropout(0.2), nn.Dense(10)], (8, 8, 1)).summary().text(80).strip("\n")
 
 
+def malrule_table() -> str:
+    """The mal-rules: name, what goes wrong, how ordinary it is."""
+    rows = ["| mal-rule | what goes wrong | prior | |", "| --- | --- | ---: | --- |"]
+    for rule in sorted(RULES.values(), key=lambda rule: (-rule.prior, rule.name)):
+        note = "a convention" if rule.conventional else ""
+        rows.append(f"| {code(rule.name)} | {cell(rule.sentence)} | {rule.prior} | {note} |")
+    rows += [f"| {code(name)} | {cell(sentence)} | | |" for name, sentence in PEN.items()]
+    for reading in ALTERNATIVES:
+        note = "a convention" if reading.conventional else ""
+        rows.append(f"| {code(reading.rule)} | at every step: {cell(reading.sentence)} | | {note} |")
+    return "\n".join(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "malrules": malrule_table,
     "layers": layer_table,
     "layer_formulas": layer_formulas,
     "activations": activation_table,

@@ -30,6 +30,11 @@ class Alternative:
     text: str
     conventional: bool
 
+    @property
+    def sentence(self) -> str:
+        """What is done, without the lead that a report gives it."""
+        return self.text.removeprefix("this is ").removeprefix("what ").removesuffix(" gives")
+
 
 ALTERNATIVES = (
     Alternative(

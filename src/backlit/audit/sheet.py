@@ -18,7 +18,6 @@ import numpy as np
 
 from backlit import ops
 from backlit.audit.descent import Reading, descend
-from backlit.audit.grammar import parse_line
 from backlit.audit.syntax import (
     Array,
     Binary,
@@ -125,6 +124,8 @@ class Sheet:
 
 def read(block: Block, reading: Reading | None = None) -> Sheet:
     """The worksheet in a block. Raises WorksheetError with line, column and what was expected."""
+    from backlit.audit.grammar import parse_line  # the parser library is loaded when there is something to parse
+
     reader = _Reader(reading or Reading(), repeats=any(t.split()[:1] == ["repeat"] for t in block.lines))
     for offset, text in enumerate(block.lines):
         try:

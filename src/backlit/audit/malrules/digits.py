@@ -10,6 +10,12 @@ import numpy as np
 from backlit.audit.malrules.record import malrule
 from backlit.audit.scene import Edit, Scene, edit
 
+PEN = {
+    "slip-of-the-pen": "the right number is miswritten: digits transposed, dropped or doubled, the point moved",
+    "one-digit": "one digit of the right number is wrong",
+}
+"""Slips that are no edit of a graph: the number itself is miswritten."""
+
 
 @malrule("rounded-early", "an intermediate result is rounded too early", 0.5)
 def _rounded_early(scene: Scene) -> Iterator[Edit]:
