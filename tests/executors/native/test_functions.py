@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from backlit.executors.native.arithmetic import SCALARS
-from backlit.executors.native.builder import I64, POINTER, Function, Module
+from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.jit import compile_text
+from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.target import known
 
 UNITS = {"exp": 1.0, "expm1": 2.0, "log": 1.0, "log1p": 2.0, "tanh": 3.0}

@@ -10,17 +10,26 @@ No fast-math flag is set anywhere: sums and products are IEEE's, `fma` is explic
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-POINTER = "ptr"
-BOOL, I32, I64, F32, F64 = (np.dtype(d) for d in ("bool", "int32", "int64", "float32", "float64"))
-_FLOATS = {"float16": "half", "float32": "float", "float64": "double"}
+from backlit.executors.native.names import (
+    BOOL,
+    F32,
+    F64,
+    I32,
+    I64,
+    POINTER,
+    element,
+    literal,
+    overload,
+    stored,
+    vector,
+)
+
 _OPPOSITE = {"add": "fadd", "sub": "fsub", "mul": "fmul"}
 _COMPARE = {  # predicate for floats, signed and unsigned integers
     "eq": ("oeq", "eq", "eq"),
@@ -30,41 +39,6 @@ _COMPARE = {  # predicate for floats, signed and unsigned integers
     "gt": ("ogt", "sgt", "ugt"),
     "ge": ("oge", "sge", "uge"),
 }
-
-
-@cache
-def element(dtype: Any) -> str:
-    """LLVM's name of a dtype in a register."""
-    if isinstance(dtype, str):
-        return dtype
-    if dtype == BOOL:
-        return "i1"
-    return _FLOATS.get(dtype.name) or f"i{8 * dtype.itemsize}"
-
-
-def stored(dtype: np.dtype[Any]) -> str:
-    """LLVM's name of a dtype in memory: a boolean takes a byte there."""
-    return "i8" if dtype == BOOL else element(dtype)
-
-
-def vector(name: str, lanes: int) -> str:
-    """LLVM's name of so many of a type."""
-    return name if lanes == 1 else f"<{lanes} x {name}>"
-
-
-def literal(number: Any, dtype: np.dtype[Any]) -> str:
-    """A number as LLVM writes it."""
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            rounded = dtype.type(number)
-        if dtype.itemsize == 2:
-            return "0xH" + struct.pack(">e", rounded).hex().upper()
-        return "0x" + struct.pack(">d", float(rounded)).hex().upper()
-    if dtype == BOOL:
-        return "true" if number else "false"
-    bits = 8 * dtype.itemsize
-    wrapped = int(number) % (1 << bits)
-    return str(wrapped - (1 << bits) if wrapped >= 1 << (bits - 1) else wrapped)
 
 
 class Value:
@@ -382,7 +356,7 @@ class Function:
                 kept,
                 lanes,
                 [pointer, *self._align(align), mask, self.const(0, kept, lanes)],
-                suffix=f"{_suffix(kept, lanes)}.p0",
+                suffix=f"{overload(kept, lanes)}.p0",
             )
         return got != 0 if dtype == BOOL else got
 
@@ -398,7 +372,7 @@ class Function:
                 None,
                 1,
                 [value, pointer, *self._align(align), mask],
-                suffix=f"{_suffix(value.dtype, value.lanes)}.p0",
+                suffix=f"{overload(value.dtype, value.lanes)}.p0",
             )
 
     def gather(self, pointers: Value, dtype: np.dtype[Any], mask: Value | None = None) -> Value:
@@ -408,7 +382,7 @@ class Function:
         lanes, kept = pointers.lanes, np.dtype(np.uint8) if dtype == BOOL else dtype
         mask = mask or self.const(True, BOOL, lanes)
         arguments = [pointers, *self._align(dtype.itemsize), mask, self.const(0, kept, lanes)]
-        got = self.call("masked.gather", kept, lanes, arguments, suffix=f"{_suffix(kept, lanes)}.v{lanes}p0")
+        got = self.call("masked.gather", kept, lanes, arguments, suffix=f"{overload(kept, lanes)}.v{lanes}p0")
         return got != 0 if dtype == BOOL else got
 
     def scatter(self, value: Value, pointers: Value, mask: Value | None = None) -> None:
@@ -419,7 +393,7 @@ class Function:
         if value.dtype == BOOL:
             value = value.convert("zext", np.dtype(np.uint8))
         arguments = [value, pointers, *self._align(align), mask or self.const(True, BOOL, lanes)]
-        self.call("masked.scatter", None, 1, arguments, suffix=f"{_suffix(value.dtype, lanes)}.v{lanes}p0")
+        self.call("masked.scatter", None, 1, arguments, suffix=f"{overload(value.dtype, lanes)}.v{lanes}p0")
         return None
 
     def _align(self, align: int) -> list[Value]:
@@ -429,8 +403,8 @@ class Function:
 
     def call(self, name: str, dtype: Any, lanes: int, arguments: Sequence[Value], suffix: str | None = None) -> Value:
         """One of LLVM's intrinsics; overloaded on its result unless a suffix says otherwise."""
-        suffix = _suffix(dtype, lanes) if suffix is None else suffix
-        symbol = f"llvm.{name}.{suffix}" if suffix else f"llvm.{name}"
+        kind = overload(dtype, lanes) if suffix is None else suffix
+        symbol = f"llvm.{name}.{kind}" if kind else f"llvm.{name}"
         result = "void" if dtype is None else vector(element(dtype), lanes)
         self.module.declare(symbol, f"declare {result} @{symbol}({', '.join(a.type for a in arguments)})")
         text = f"call {result} @{symbol}({', '.join(map(str, arguments))})"
@@ -516,11 +490,6 @@ class Function:
 
     def text(self) -> str:
         return "\n".join([self.head, "entry:", *self.entry, *self.lines, "  ret void", "}"])
-
-
-def _suffix(dtype: Any, lanes: int) -> str:
-    name = {"half": "f16", "float": "f32", "double": "f64"}.get(element(dtype), element(dtype))
-    return name if lanes == 1 else f"v{lanes}{name}"
 
 
 class Module:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.native.arithmetic import SCALARS
-from backlit.executors.native.builder import BOOL, I64, POINTER, Function, Module, Value
+from backlit.executors.native.builder import Function, Module, Value
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
+from backlit.executors.native.names import BOOL, I64, POINTER
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes, write_transpose
 from backlit.ops.record import OPS

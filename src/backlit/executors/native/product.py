@@ -15,8 +15,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from backlit.executors.native.builder import BOOL, Function, Value
+from backlit.executors.native.builder import Function, Value
 from backlit.executors.native.kernels import Nest
+from backlit.executors.native.names import BOOL
 from backlit.executors.native.nest import NestWriter, Point, Schedule
 from backlit.executors.native.target import Target
 

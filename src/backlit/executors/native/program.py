@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.native import blocks
-from backlit.executors.native.builder import I64, POINTER, Function, Module, Value
+from backlit.executors.native.builder import Function, Module, Value
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
+from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import emit_nest, of_any_length
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.sharing import Share, needs_barrier, share_of
