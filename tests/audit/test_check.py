@@ -104,6 +104,14 @@ def test_an_expression_that_is_not_equal_is_a_slip():
     assert verdicts("param w = 0.3\ngiven x = 2\nE = (w*x)^2\ndE/dw = 2*w*x*x = 2.4") == ["right", "right"]
 
 
+def test_a_wrong_formula_is_diagnosed_too():
+    body = "param w = 0.3\ngiven x = 3\nE = (w*x)^2\n"
+    formula, _ = findings(body + "dE/dw = w*x*x = 2.7")
+    assert formula.diagnoses[0].rule == "half-or-two"
+    formula, _ = findings(body + "dE/dw = 2*w*x = 1.8")
+    assert "x is left out" in formula.diagnoses[0].text
+
+
 def test_arrays_are_claims_like_numbers():
     body = "given W = [[0.1, 0.2], [0.3, 0.4]], x = [1, 2]\nz = W @ x = [0.5, 1.1]\ny = tanh(z) = [0.46, 0.80]"
     assert verdicts(body) == ["right", "right"]

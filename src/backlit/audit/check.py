@@ -106,6 +106,8 @@ def check_block(block: Block) -> SheetReport:
         finding = checker.judge(claim, same_line(findings, claim))
         if finding.verdict is Verdict.SLIP and is_number(claim.part):
             finding = _diagnosed(checker, readings, finding, place, findings, conventions)
+        elif finding.verdict is Verdict.SLIP and not finding.note:
+            finding = _formula_diagnosed(checker, finding, findings)
         findings.append(finding)
         checker.learn(finding)
     return SheetReport(sheet, tuple(agreeing(findings)))
@@ -134,6 +136,18 @@ def _diagnosed(
     if not found:
         found = _slips(checker, finding, number, earlier)
     return replace(finding, diagnoses=tuple(found))
+
+
+def _formula_diagnosed(checker: Checker, finding: Finding, earlier: Sequence[Finding]) -> Finding:
+    """A formula that is not equal to its quantity: which slip makes it what it is, to ten digits."""
+    claim = finding.claim
+    assert claim.part_node is not None
+    value = checker.bench.value(checker.bench.same[claim.part_node])
+    if not np.all(np.isfinite(value)):
+        return finding
+    number = Printed(value, 1e-10 * np.maximum(np.abs(value), 1e-10))
+    found = diagnose(scene_of(checker, claim, {}, earlier), number, np.zeros_like(value))
+    return replace(finding, diagnoses=tuple(d for d in found if d.close < 2))
 
 
 def _slips(checker: Checker, finding: Finding, number: Printed, earlier: Sequence[Finding]) -> list[Diagnosis]:

@@ -21,7 +21,7 @@ from backlit.audit.scene import Edit, Scene
 from backlit.tracing import in_place_of
 
 MOST_WORK = 300_000  # operations spent on the single edits of one line: a few hundred edits of a hundred operations
-_PAIRED = 40  # so many of the most ordinary single edits are tried two at a time
+_PAIRED = 30  # so many of the most ordinary single edits are tried two at a time
 _REST = 0.005  # a near miss explains all but this share of the error
 
 
