@@ -47,6 +47,16 @@ def test_what_is_written_is_read_again(folder, tensors, about):
         assert np.array_equal(load_file(path)[name], array, equal_nan=array.dtype.kind == "f")  # other tools read it
 
 
+def test_a_header_of_any_length_is_read_even_if_that_looks_like_another_kind_of_file(folder):
+    """A header of 640 bytes begins with 80 02, as a pickle does."""
+    path, lengths = folder / "length.backlit", set()
+    for n in range(300, 1400, 8):
+        checkpoint.write(path, {"kind": "x", "about": "y" * n}, {})
+        lengths.add(path.read_bytes()[:2])
+        assert len(checkpoint.read(path).description["about"]) == n
+    assert {b"\x80\x02", b"\x80\x03", b"\x80\x04"} <= lengths
+
+
 def network(seed=0):
     layers = [nn.Dense(5, "relu"), nn.BatchNorm(), nn.Dropout(0.2), nn.Dense(2, weight_init="orthogonal")]
     return bl.Network(layers, (4,), seed=seed)

@@ -129,21 +129,23 @@ _FOREIGN = {
 
 def _header(path: Path, start: bytes, file: Any, size: int) -> tuple[Mapping[str, Any], int]:
     """The JSON of the header, and where the tensors begin."""
-    for magic, what in _FOREIGN.items():
-        if start.startswith(magic):
-            raise CheckpointError(
-                f"{path} is {what}, not a backlit file",
-                fix="backlit reads only files that it wrote itself; it never unpickles",
-            )
     if len(start) < 8:
         raise CheckpointError(f"{path} is no backlit file: it has {size} bytes", fix="it may have been cut short")
     (length,) = struct.unpack("<Q", start)
+    text = file.read(length if length <= MAX_HEADER else 1)
+    if not text.startswith(b"{"):  # only then: the length of a header may begin like a file of another kind
+        for magic, what in _FOREIGN.items():
+            if start.startswith(magic):
+                raise CheckpointError(
+                    f"{path} is {what}, not a backlit file",
+                    fix="backlit reads only files that it wrote itself; it never unpickles",
+                )
     if length > MAX_HEADER or start[:1] == b"{":
         raise CheckpointError(f"{path} is no backlit file: it does not start with a header of sensible length")
     if 8 + length > size:
         raise CheckpointError(f"{path} is cut short: its header has {length} bytes and the file {size} in all")
     try:
-        header = json.loads(file.read(length).decode("utf-8"))
+        header = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path} is no backlit file, or is damaged: its header is not JSON") from None
     if not isinstance(header, dict):
