@@ -11,6 +11,8 @@ import backlit as bl
 from backlit import data
 from backlit.cli import GROUPS, build, main
 
+UNCOMPILED = ("--executor", "reference")  # where the training is over before it is compiled
+
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
@@ -32,7 +34,9 @@ def penguins(tmp_path_factory):
     """A folder with a model of the penguins' species."""
     folder = tmp_path_factory.mktemp("penguins") / "model"
     with pytest.raises(SystemExit) as leaving:
-        main(["train", str(data.penguins()), "--target", "species", "--out", str(folder), "--epochs", "40"])
+        main(
+            ["train", str(data.penguins()), "--target", "species", "--out", str(folder), "--epochs", "40", *UNCOMPILED]
+        )
     assert not leaving.value.code
     return folder
 
@@ -146,7 +150,7 @@ def test_new_rows_with_unknown_and_missing_cells_are_predicted_with_a_note(run, 
 
 
 def test_the_same_seed_gives_the_same_model(run, tmp_path):
-    train = ("train", data.penguins(), "--target", "species", "--epochs", 3)
+    train = ("train", data.penguins(), "--target", "species", "--epochs", 3, *UNCOMPILED)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert run(*train, "--seed", seed, "--out", name)[0] == 0
     a, b, c = (bl.load(tmp_path / name / "model.backlit").params for name in "abc")
@@ -236,7 +240,7 @@ def test_a_table_without_the_model_s_columns(run, penguins, tmp_path):
 
 def test_a_place_that_cannot_be_written_exits_with_1(run, penguins, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    code, _, err = run("train", data.penguins(), "--target", "species", "--epochs", "1", "--out", "taken")
+    code, _, err = run("train", data.penguins(), "--target", "species", "--epochs", "1", "--out", "taken", *UNCOMPILED)
     assert code == 1
     assert "taken" in err
     code, _, err = run("predict", penguins, data.penguins(), "--out", "nowhere/p.csv")
@@ -253,7 +257,7 @@ def test_without_polars_one_line_says_what_to_install(run, monkeypatch):
 def test_without_matplotlib_there_is_a_note_instead_of_a_picture(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    code, _, err = run("train", data.penguins(), "--target", "species", "--epochs", "1", "--out", "m")
+    code, _, err = run("train", data.penguins(), "--target", "species", "--epochs", "1", "--out", "m", *UNCOMPILED)
     assert code == 0
     assert "no learning-curve.png: matplotlib is not installed: pip install 'backlit[plot]'" in err
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["history.json", "model.backlit", "report.md"]
@@ -281,7 +285,7 @@ def test_demo_reads_digits_and_leaves_what_it_says(run, tmp_path):
     assert (read == digits.labels[test]).mean() == pytest.approx(history["val_accuracy"][-1])
     # and its advice works
     assert "backlit train backlit-demo/penguins.csv --target species" in err
-    assert run("train", "backlit-demo/penguins.csv", "--target", "species", "--epochs", "1")[0] == 0
+    assert run("train", "backlit-demo/penguins.csv", "--target", "species", "--epochs", "1", *UNCOMPILED)[0] == 0
 
 
 def test_a_demo_that_does_not_reach_its_bar_fails(run):

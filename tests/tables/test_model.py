@@ -20,7 +20,9 @@ def frame():
 
 @pytest.fixture(scope="module")
 def trained(frame):
-    return tables.train(frame, "species", hidden=[8], epochs=40, learning_rate=0.01, progress=False)
+    return tables.train(
+        frame, "species", hidden=[8], epochs=40, learning_rate=0.01, executor="reference", progress=False
+    )
 
 
 def test_the_parts_share_no_row_and_the_classes_fairly(frame):
@@ -38,7 +40,9 @@ def test_the_schema_and_the_network_never_see_the_test_part(frame, trained):
     changed = frame.with_columns(
         pl.when(pl.Series(held_out)).then(pl.lit("9999")).otherwise(pl.col("body_mass_g")).alias("body_mass_g")
     )
-    again = tables.train(changed, "species", hidden=[8], epochs=40, learning_rate=0.01, progress=False)
+    again = tables.train(
+        changed, "species", hidden=[8], epochs=40, learning_rate=0.01, executor="reference", progress=False
+    )
     assert again.model.schema == trained.model.schema
     for name, value in trained.model.net.params.items():
         np.testing.assert_array_equal(again.model.net.params[name], value)
