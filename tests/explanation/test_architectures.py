@@ -361,6 +361,20 @@ def test_one_weight_of_a_million_is_explained_quickly_and_briefly():
     assert peak < 500e6
 
 
+def test_a_long_loop_stays_readable_and_one_way_is_whole():
+    net = nn.Network([nn.LSTM(64), nn.Dense(5)], (15, 8))
+    x = np.random.default_rng(0).normal(size=(15, 8))
+    d = bl.explain(net, x, np.array(3), loss="crossentropy", wrt="lstm_1.recurrent_weight[0, 1]")
+    check_lines(d)
+    assert len(d.json().encode()) < 1_000_000
+    reached, waiting = set(), [next(s for s in d if s.kind == "gradient")]
+    while waiting:
+        step = waiting.pop()
+        reached.add(step.symbol)
+        waiting += [d[n] for n in step.uses if d[n].kind == "backward" and d[n].symbol not in reached]
+    assert any(s.name == "delta" and s.layer == "2" for s in reached)  # next to the loss
+
+
 def test_what_is_folded_adds_up_and_can_be_unfolded():
     net, x, y = big()
     d = bl.explain(net, x, y, loss="crossentropy", wrt="dense_1.weight[0, 1]", verify=False)

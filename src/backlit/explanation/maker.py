@@ -27,7 +27,7 @@ from backlit.explanation.steps import Apply, Element, Expression, Number, Operan
 from backlit.ir import Node
 
 LARGEST = 24  # numbers in an array that is printed
-MANY = 300  # steps, after which only the largest term of each sum is followed
+MANY = 100  # steps of one way to the loss, and as many beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +119,34 @@ class Maker:
     # --- following ---
 
     def follow_back(self, q: Quantity, element: Element) -> None:
-        """The gradient by one element, and the gradients that it is made of."""
-        waiting = [(q, element, 0)]
-        while waiting:
+        """The gradient by one element, and the gradients that it is made of.
+
+        First the largest term of each sum, all the way to the loss, so that one way is always whole; then the others,
+        nearest first, as far as a reader can be expected to follow.
+        """
+        way, start = [(q, element)], len(self.drafts)
+        while way and len(self.drafts) - start < MANY:
+            found = self.step_back(*way.pop())
+            way = [(self.quantities.by_key[o.quantity], o.element) for o in found[:1]]
+        waiting, seen, most = [(q, element, 0)], {(q.key, element)}, len(self.drafts) + MANY
+        while waiting and len(self.drafts) < most:
             q, element, level = waiting.pop(0)
-            if (q.key, element) in self.drafts:
-                continue
+            found = self.step_back(q, element)
+            level += any(rests(self.drafts[q.key, element].expression))
+            for o in found if level <= self.options.depth else found[:1]:
+                if (o.quantity, o.element) not in seen:
+                    seen.add((o.quantity, o.element))
+                    waiting.append((self.quantities.by_key[o.quantity], o.element, level))
+
+    def step_back(self, q: Quantity, element: Element) -> list[Operand]:
+        """Make one step of the backward pass, if it is not there; the gradients that it uses, the largest first."""
+        draft = self.drafts.get((q.key, element))
+        if draft is None:
             draft = self.add(q, element, "backward")
+            draft.chain = self.chain(q, element, draft.expression)
             if q.forward is not None:
-                marks = self.marked.setdefault(q.forward, np.zeros(q.forward.type.shape, bool))
-                marks[element] = True
-            e = draft.expression
-            found = self.gradients_in(e)
-            draft.chain = self.chain(q, element, e)
-            if any(rests(e)):
-                level += 1
-            if level > self.options.depth or len(self.drafts) > MANY:
-                found = self.largest(e, found)
-            waiting.extend((self.quantities.by_key[o.quantity], o.element, level) for o in found)
+                self.marked.setdefault(q.forward, np.zeros(q.forward.type.shape, bool))[element] = True
+        return self.by_size(draft.expression, self.gradients_in(draft.expression))
 
     def follow_forward(self, waiting: list[tuple[Quantity, Element]]) -> None:
         """Forward values, and those that they are made of."""
@@ -148,7 +158,7 @@ class Maker:
             draft = self.add(q, element, kind)
             if draft.expression is None:
                 draft.kind = "given"
-            folded = any(rests(draft.expression)) or len(self.drafts) > MANY
+            folded = any(rests(draft.expression)) or len(self.drafts) > 3 * MANY
             for o in operands(draft.expression):
                 inner = self.quantities.by_key[o.quantity]
                 if inner.kind != "input" and folded and not self.is_marked(inner, o.element):
@@ -173,13 +183,13 @@ class Maker:
     def backward(self, o: Operand) -> bool:
         return self.quantities.by_key[o.quantity].kind in ("gradient", "helper")
 
-    def largest(self, e: Expression | None, found: list[Operand]) -> list[Operand]:
-        """The one of these operands that the expression owes most to."""
+    def by_size(self, e: Expression | None, found: list[Operand]) -> list[Operand]:
+        """These operands of an expression, those first that it owes most to."""
         if e is None or len(found) < 2:
             return found
         parts, _ = linear_parts(e, lambda o: o in found)
-        sizes = [(abs(o.value * value_of(f)), o) for o, f in parts]
-        return [max(sizes, key=lambda pair: -1 if pair[0] != pair[0] else pair[0])[1]] if sizes else found[:1]
+        sizes = {o: abs(o.value * value_of(f)) for o, f in parts}
+        return sorted(found, key=lambda o: -sizes.get(o, 0.0) if sizes.get(o, 0.0) == sizes.get(o, 0.0) else 0.0)
 
     def chain(self, q: Quantity, element: Element, e: Expression | None) -> Expression | None:
         """The chain rule that an equation of the backward pass carries out, in derivatives only."""

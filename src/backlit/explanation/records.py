@@ -193,5 +193,11 @@ def _plain(value: Any) -> Any:
 
 
 def dumps(d: Derivation) -> str:
-    """A derivation as JSON text."""
-    return json.dumps(record(d), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    """A derivation as JSON text, one step a line."""
+    found = record(d)
+    steps = found.pop("steps")
+
+    def compact(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+    return compact(found)[:-1] + ',"steps":[\n' + ",\n".join(map(compact, steps)) + "\n]}\n"
