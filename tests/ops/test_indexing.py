@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax_oracle import assert_same
@@ -60,6 +60,7 @@ def advanced(draw):
 
 
 @settings(max_examples=150, deadline=None)
+@example(((1, 1, 1), (None, np.array([0, 0]), Ellipsis, np.array([0, 0]), np.array([0, 0]))))  # apart, by nothing
 @given(advanced())
 def test_indexing_with_arrays_is_numpys(case):
     shape, index = case

@@ -221,7 +221,10 @@ def triu(x: Value, k: int = 0) -> Value:
 
 
 def _whole_index(index: Any, ndim: int) -> list[Any]:
-    """The parts of an index with the ellipsis written out, so that every axis has a part."""
+    """The parts of an index with the ellipsis written out, so that every axis has a part.
+
+    An ellipsis that stands for no axis remains, since it parts the arrays on its two sides.
+    """
     parts = list(index) if isinstance(index, tuple) else [index]
     used = len([p for p in parts if p is not None and p is not Ellipsis])
     spots = [i for i, p in enumerate(parts) if p is Ellipsis]
@@ -229,10 +232,10 @@ def _whole_index(index: Any, ndim: int) -> list[Any]:
         raise IndexingError("an index has at most one '...'")
     if used > ndim:
         raise IndexingError(f"{used} indices for {ndim} axes")
-    fill = [slice(None)] * (ndim - used)
+    fill: list[Any] = [slice(None)] * (ndim - used)
     if not spots:
         return parts + fill
-    return parts[: spots[0]] + fill + parts[spots[0] + 1 :]
+    return parts[: spots[0]] + (fill or [Ellipsis]) + parts[spots[0] + 1 :]
 
 
 def _one_slice(x: Value, axis: int, part: slice) -> Value:
@@ -261,12 +264,14 @@ def get_item(x: Value, index: Any) -> Value:
         parts = _whole_index(index, type_of(x).ndim)
         gathers = any(isinstance(p, Traced | np.ndarray | list) for p in parts)
         arrays: dict[int, Any] = {}  # axis of x -> the index array there
-        layout: list[str] = []  # what each part gives: a "new" axis, a "kept" one, or its share of the "array" axes
+        layout: list[
+            str
+        ] = []  # what each part gives: a "new" axis, a "kept" one, its share of the "array" axes, a "gap"
         kept: list[int] = []
         axis = 0
         for part in parts:
-            if part is None:
-                layout.append("new")
+            if part is None or part is Ellipsis:
+                layout.append("new" if part is None else "gap")
                 continue
             if isinstance(part, slice):
                 x = _one_slice(x, axis, part)
@@ -281,18 +286,18 @@ def get_item(x: Value, index: Any) -> Value:
             axis += 1
         if not gathers:
             sizes = iter([type_of(x).shape[a] for a in kept])
-            shape = tuple(1 if part == "new" else next(sizes) for part in layout)
+            shape = tuple(1 if part == "new" else next(sizes) for part in layout if part != "gap")
             return x if shape == type_of(x).shape else reshape(x, shape)
         found = gather(permute_dims(x, (*arrays, *kept)), *arrays.values())
         depth = type_of(found).ndim - len(kept)  # axes that the index arrays broadcast to
         first, last = layout.index("array"), len(layout) - layout[::-1].index("array")
-        if "new" in layout[first:last] or "kept" in layout[first:last]:
+        if set(layout[first:last]) != {"array"}:
             first = 0  # arrays that are apart put their axes in front
-        others = [part for part in layout if part != "array"]
-        before = others[:first].count("kept")
-        found = moveaxis(found, tuple(range(depth)), tuple(range(before, before + depth)))
+        before, after = ([p for p in part if p in ("new", "kept")] for part in (layout[:first], layout[first:]))
+        lead = before.count("kept")
+        found = moveaxis(found, tuple(range(depth)), tuple(range(lead, lead + depth)))
         sizes = iter(type_of(found).shape)
-        result = [*others[:first], *["array"] * depth, *others[first:]]
+        result = [*before, *["array"] * depth, *after]
         shape = tuple(1 if part == "new" else next(sizes) for part in result)
         return found if shape == type_of(found).shape else reshape(found, shape)
 
