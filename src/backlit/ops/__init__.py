@@ -6,28 +6,28 @@ Given arrays they compute at once; given a traced value they add to the graph.
 from backlit.ops import random as random
 from backlit.ops.activation import (
     celu,
+    elu,
+    gelu,
     hard_sigmoid,
     hard_silu,
     hard_tanh,
+    leaky_relu,
     log_sigmoid,
     mish,
     relu6,
     selu,
+    silu,
     softsign,
 )
 from backlit.ops.composite import (
     attention,
     clip,
-    elu,
-    gelu,
     isfinite,
     isinf,
     isnan,
     layer_norm,
-    leaky_relu,
     log_softmax,
     rsqrt,
-    silu,
     softmax,
 )  # fmt: skip
 from backlit.ops.contraction import contract, einsum, matmul, outer, tensordot, vecdot

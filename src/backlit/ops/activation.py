@@ -1,15 +1,47 @@
-"""Activation functions that are composites, beside those that are ops (sigmoid, tanh, relu, softplus) or stand in
-`composite` (elu, gelu, leaky_relu, silu, softmax). They act on each element alone.
+"""Activation functions that are composites, beside those that are ops (sigmoid, tanh, relu, softplus). They act on each
+element alone.
 """
 
 from __future__ import annotations
 
+import math
+
 from backlit.ops import elementwise as ew
 from backlit.ops.composite import clip
 from backlit.ops.record import Value, composite
+from backlit.ops.special import erf
 
 # Chosen so that mean 0 and variance 1 are a stable fixed point (Klambauer et al. 2017).
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+@composite
+def gelu(x: Value, approximate: bool = False) -> Value:
+    """x Phi(x), Phi the normal distribution function: x (1 + erf(x / sqrt 2)) / 2.
+
+    `approximate` takes x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016, section 2).
+    """
+    if approximate:
+        return 0.5 * x * (1.0 + ew.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
+
+
+@composite
+def silu(x: Value) -> Value:
+    """x sigmoid(x), also called swish."""
+    return x * ew.sigmoid(x)
+
+
+@composite
+def leaky_relu(x: Value, slope: float = 0.01) -> Value:
+    """x where x > 0, slope x elsewhere."""
+    return ew.where(ew.greater(x, 0.0), x, slope * x)
+
+
+@composite
+def elu(x: Value, alpha: float = 1.0) -> Value:
+    """x where x > 0, alpha (e^x - 1) elsewhere."""
+    return ew.where(ew.greater(x, 0.0), x, alpha * ew.expm1(ew.minimum(x, 0.0)))
 
 
 @composite

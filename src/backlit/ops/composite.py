@@ -15,7 +15,6 @@ from backlit.ops.contraction import matmul
 from backlit.ops.movement import expand_dims, iota, matrix_transpose
 from backlit.ops.record import Value, composite, told_as
 from backlit.ops.reduction import logsumexp, max, mean, sum
-from backlit.ops.special import erf
 from backlit.tracing import type_of
 
 # --- small elementwise functions --------------------------------------------------------------------------------------
@@ -48,35 +47,6 @@ def isfinite(x: Value) -> Value:
 def isinf(x: Value) -> Value:
     """Whether x is infinite."""
     return ew.equal(ew.abs(x), math.inf)
-
-
-@composite
-def gelu(x: Value, approximate: bool = False) -> Value:
-    """x Phi(x), Phi the normal distribution function: x (1 + erf(x / sqrt 2)) / 2.
-
-    `approximate` takes x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016, section 2).
-    """
-    if approximate:
-        return 0.5 * x * (1.0 + ew.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
-    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
-
-
-@composite
-def silu(x: Value) -> Value:
-    """x sigmoid(x), also called swish."""
-    return x * ew.sigmoid(x)
-
-
-@composite
-def leaky_relu(x: Value, slope: float = 0.01) -> Value:
-    """x where x > 0, slope x elsewhere."""
-    return ew.where(ew.greater(x, 0.0), x, slope * x)
-
-
-@composite
-def elu(x: Value, alpha: float = 1.0) -> Value:
-    """x where x > 0, alpha (e^x - 1) elsewhere."""
-    return ew.where(ew.greater(x, 0.0), x, alpha * ew.expm1(ew.minimum(x, 0.0)))
 
 
 # --- over an axis -----------------------------------------------------------------------------------------------------
