@@ -170,5 +170,13 @@ def math(content: str) -> str:
 
 
 def formula(e: Expression, numbers: bool) -> str:
-    """A formula as pieces between which a line may break."""
-    return " ".join(math(piece) for piece in pieces(e, MATHML, numbers))
+    """A formula as pieces between which a line may break.
+
+    Browsers set no space after a sign that begins a piece, so it is given one.
+    """
+    signs = (MATHML.plus, MATHML.minus)
+    found = []
+    for piece in pieces(e, MATHML, numbers):
+        sign = next((s for s in signs if piece.startswith(s)), "")
+        found.append(math(f'{sign}<mspace width="0.22em"></mspace>{piece.removeprefix(sign)}' if sign else piece))
+    return " ".join(found)
