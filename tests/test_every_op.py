@@ -68,7 +68,7 @@ def test_an_op_without_gradient_gives_no_floating_point_values(op):
 # --- types and values -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("op", "dtype"), list(each_op(*DTYPES)))
+@pytest.mark.parametrize(("op", "dtype"), list(each_op(*DTYPES, "float16", "int8", "uint16", "uint64")))
 def test_type_rule_says_what_numpy_gives(op, dtype):
     for case in op.cases():
         inputs = arrays(op, case, dtype)
@@ -176,6 +176,18 @@ def test_gradient_agrees_with_jax_to_second_order(op):
         ]:
             for a, b in zip(found, want, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_forward_and_reverse_derivatives_agree(op):
+    """The Jacobian-vector product is made by reversing the rule, which must therefore be linear in g."""
+    random = np.random.default_rng(3)
+    for problem in problems(op):
+        v = [random.standard_normal(x.shape) for x in problem.at]
+        _, forward = bl.jvp(problem.ours, problem.at, v)
+        gradients = bl.grad(problem.ours, tuple(range(len(v))))(*problem.at)
+        reverse = sum(np.sum(g * d) for g, d in zip(gradients, v, strict=True))
+        np.testing.assert_allclose(forward, reverse, rtol=1e-10, atol=1e-12)
 
 
 def test_the_gradient_of_what_is_constant_is_zero():
