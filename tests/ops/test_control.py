@@ -84,6 +84,15 @@ def counter(np, scan):
     return f
 
 
+def linear(np, scan):
+    """Its derivative needs no value of the forward pass, and there is one result."""
+
+    def f(h, xs):
+        return scan(lambda h, x: (h * 0.5 + x, None), h, xs)[0]
+
+    return f
+
+
 def unused(np, scan):
     """A carry that does not reach the result, and a result that no input reaches."""
 
@@ -107,6 +116,7 @@ CASES = {
     "nested": (nested, H, H * 0.5, X),
     "no sequence": (no_sequence, H, H + 0.3),
     "a counter": (counter, H, X),
+    "linear": (linear, H, X),
     "what is not used": (unused, H, H, X),
 }
 
@@ -128,6 +138,13 @@ def test_by_finite_differences(name):
 
     bl.check_grads(loss, *arrays, order=2)
     check(bl.trace(bl.grad(loss), *arrays))
+
+
+def test_only_what_the_backward_pass_needs_is_kept():
+    graph = bl.trace(bl.grad(lambda h, xs: ops.sum(linear(ops, ops.scan)(h, xs)), (0, 1)), H, X)
+    loops = [n for n in graph.nodes if n.op == "scan"]
+    assert len(loops) == 1, "the backward one"
+    assert len(loops[0].params["body"].inputs) == 2, "the gradient of the state, and x for its type"
 
 
 def test_third_order():

@@ -55,21 +55,22 @@ def _scan_numpy(*arrays: Array, body: Graph, carry: int, outside: int, length: i
     return tuple(state) + tuple(ys)
 
 
-def _saved(body: Graph, backward: Sequence[Node], fresh: set[Node]) -> list[Node]:
-    """The forward values that the backward nodes use and that have to be kept for each step."""
+def _saved(backward: Sequence[Node], fresh: set[Node], at_hand: set[Node]) -> list[Node]:
+    """The forward values that the backward nodes use and that have to be kept for each step: states, and what was made
+    from them; not what is at hand in the backward step, too.
+    """
     late = set(fresh)  # nodes that depend on an incoming gradient
     found: dict[Node, None] = {}
     for node in reachable(backward):
         if any(i in late for i in node.inputs):
             late.add(node)
-    own = set(body.inputs)
     for node in reachable(backward):
         if node in late:
             for i in node.inputs:
-                if i not in late and i not in own and i.op != "constant" and len(i.types) == 1:
+                if i not in late and i not in at_hand and i.op != "constant" and len(i.types) == 1:
                     found[i] = None
     for node in backward:  # a gradient that is a plain forward value
-        if node not in late and node not in own and node.op != "constant":
+        if node not in late and node not in at_hand and node.op != "constant":
             found[node] = None
     return list(found)
 
@@ -89,11 +90,11 @@ def _vjp(ctx: Context, g: Value | tuple[Value | None, ...]) -> tuple[Value | Non
     state_wrt = [i for i in states if i in share]
     x_wrt = [i for i in xs if i in share]
     wanted = [share[i].node for i in (*state_wrt, *fixed_wrt, *x_wrt)]
-    kept = [*states, *_saved(body, wanted, set(incoming))]
+    kept = _saved(wanted, set(incoming), {*body.inputs[:outside], *xs})
 
     # the forward scan, with the kept values as further results
     forward = Graph(body.inputs, (*body.outputs, *kept), body.name)
-    history = _scan(*ctx.inputs, **(params | {"body": forward}))[len(body.outputs) :]
+    history = _results(_scan(*ctx.inputs, **(params | {"body": forward})))[len(body.outputs) :]
 
     # the backward scan: carries the gradients of the state and the sums for what came from outside
     sums = [input_node(i.type, f"sum {i.name}") for i in fixed_wrt]
