@@ -233,3 +233,39 @@ def check_lines(derivation) -> int:
             assert agrees(float(value), text), f"({step.number}) {step.substituted} is {found}, printed {step.text}"
         lines += 1
     return lines
+
+
+def check_locals(derivation) -> int:
+    """Assert that each d(r)/d(q) of the chain rule is what its name says; how many there are.
+
+    A line can be true and yet name the wrong derivative. So q is moved in the forward equation of r, as it is written
+    there, all else held: that knows nothing of the backward pass.
+    """
+    from backlit.explanation.expressions import evaluate
+    from backlit.explanation.steps import Apply
+
+    forward = {(s.quantity, s.element): s for s in derivation if s.kind in ("forward", "loss")}
+    count = 0
+    for step in derivation:
+        chain = step.chain if step.kind in ("backward", "gradient") else None
+        terms = () if chain is None else chain.args if chain.op == "sum" else (chain,)
+        for term in terms:
+            if not (isinstance(term, Apply) and term.op == "product" and len(term.args) == 2):
+                continue
+            after, local = term.args
+            source = forward.get(("n" + after.quantity[1:], after.element))
+            if source is None or source.folded:
+                continue
+            q, h = ("n" + step.quantity[1:], step.element), 1e-6
+
+            def moved(by, q=q):
+                return lambda e: e.value + by if getattr(e, "quantity", None) == q[0] and e.element == q[1] else e.value
+
+            up, down = (evaluate(source.expression, moved(by)) for by in (h, -h))
+            slope = (float(up) - float(down)) / (2 * h)
+            if math.isfinite(slope) and math.isfinite(local.value):
+                assert abs(slope - local.value) <= 1e-5 * max(1.0, abs(slope)), (
+                    f"({step.number}) {local.symbol} is {local.value}, and moving it gives {slope}"
+                )
+                count += 1
+    return count

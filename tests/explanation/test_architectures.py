@@ -9,7 +9,7 @@ import pytest
 import backlit as bl
 from backlit import nn, ops
 
-from .reading import agrees, check_lines
+from .reading import agrees, check_lines, check_locals
 from .test_worked import equation
 
 RNG = np.random.default_rng(0)
@@ -147,6 +147,7 @@ def test_every_kind_of_network(case):
     net, x, y, loss, wrt, options = network(case)
     d = bl.explain(net, x, y, loss=loss, wrt=wrt, **options)
     assert check_lines(d) > 3
+    check_locals(d)
     final = next(s for s in d if s.kind == "gradient")
     assert agrees(d.value, final.text)
     if options.get("verify", True):

@@ -6,7 +6,7 @@ import pytest
 import backlit as bl
 from backlit import ops
 
-from .reading import check_lines
+from .reading import check_lines, check_locals
 from .test_worked import equation
 
 X = np.random.default_rng(0).normal(size=(20, 3))
@@ -139,6 +139,7 @@ def test_a_residual_join_has_two_ways():
         return E
 
     d = bl.explain(f, one(0.4), one(0.9), wrt="x")
+    assert check_locals(d) == 3  # each derivative is the one that its name says
     gradient = equation(d, "∂E/∂x")
     assert gradient.symbolic == "∂E/∂y + ∂E/∂h·(1 - h^2)·w"  # both are the same node of the reverse-mode graph
     assert equation(d, "∂E/∂h").symbolic == "∂E/∂y"

@@ -15,7 +15,7 @@ from backlit.explanation.expressions import product, total
 from backlit.explanation.numbers import fitted, show
 from backlit.explanation.steps import Number, Operand, Symbol
 
-from .reading import agrees, check_lines, read
+from .reading import agrees, check_lines, check_locals, read
 
 # op of one value, smooth and bounded, so that finite differences hold
 UNARY = [
@@ -120,6 +120,9 @@ def test_every_printed_line_is_true(steps, shape, seed, terms, digits, view, sin
     wrt = f"w[{', '.join(map(str, element))}]" if shape else "w"
     d = bl.explain(loss, w, x, wrt=wrt, terms=terms, digits=digits, view=view)
     check_lines(d)
+    if not single:
+        check_locals(d)
+        assert "rounding" not in d.text()  # no line needs a term of its own for it
     gradient = bl.grad(loss)(w, x)[element]
     size = max(1.0, float(np.max(np.abs(bl.grad(loss)(w, x)))))
     assert d.value == pytest.approx(float(gradient), abs=size * (1e-4 if single else 1e-12))
@@ -154,6 +157,21 @@ def test_a_formula_that_does_not_give_the_value_is_refused():
     fitted(product([a, b]), 1.5, 6)
     with pytest.raises(LegalityError, match=r"where the run gave 1\.6"):
         fitted(product([a, b]), 1.6, 6)
+
+
+@pytest.mark.parametrize("factor", [1.5, 1.005, 1.000001])
+def test_a_closed_form_that_is_slightly_wrong_is_refused(monkeypatch, factor):
+    """Not printed with fewer digits, nor made up for by a term for rounding."""
+    from backlit.explanation import composites
+
+    right = composites._softmax_share
+
+    def share(c, outer):
+        return lambda r, element: product([Number(factor), right(c, outer)(r, element)])
+
+    monkeypatch.setattr(composites, "_softmax_share", share)
+    with pytest.raises(LegalityError):
+        bl.explain(lambda x: ops.sum(ops.softmax(x) * np.arange(3.0)), np.array([0.1, 0.2, 0.7]), wrt="x[0]")
 
 
 def test_a_wrong_gradient_rule_cannot_be_explained_away(monkeypatch):

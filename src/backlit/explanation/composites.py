@@ -185,7 +185,7 @@ def _through_log(c: Composite, outer: Node, p: Node, log: Node) -> Closed:
         h = np.array([r.values[outer][e] for e in row], np.float64)
         own = r.at(p, element)
         if len(row) <= _MANY:
-            soft = _targets([r.definition(outer, e) for e in row])
+            soft = _targets([r.definition(outer, e) for e in row], 4 * float(np.finfo(r.values[outer].dtype).eps))
             if soft is not None:
                 scale, targets = soft
                 return product([negative(scale), total([own, negative(targets[i])])])
@@ -208,7 +208,7 @@ def _log_softmax_rest(c: Composite, outer: Node, p: Node) -> Closed:
     return share
 
 
-def _targets(gradients: list[Expression]) -> tuple[Expression, list[Expression]] | None:
+def _targets(gradients: list[Expression], rough: float) -> tuple[Expression, list[Expression]] | None:
     """If every gradient is one number times a target, and the targets add up to 1: that number and the targets."""
     scale: Expression | None = None
     targets: list[Expression] = []
@@ -225,7 +225,7 @@ def _targets(gradients: list[Expression]) -> tuple[Expression, list[Expression]]
         scale = parts[0][1]
         targets.append(parts[0][0])
     values = [t.value for t in targets if isinstance(t, Operand | Number)]
-    return (scale, targets) if scale is not None and abs(sum(values) - 1) < 1e-6 else None
+    return (scale, targets) if scale is not None and abs(sum(values) - 1) < rough else None
 
 
 def _log_of(p: Node, outer: Node) -> Node | None:

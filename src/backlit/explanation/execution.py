@@ -17,6 +17,7 @@ import numpy as np
 from backlit.autodiff import reverse
 from backlit.explanation.composites import Closed, Composite, closed_forms
 from backlit.explanation.composites import found as find
+from backlit.explanation.numbers import roughness
 from backlit.ir import Graph, Node, Type, make_node, reachable, rebuilt
 from backlit.ops.elementwise import exp
 from backlit.ops.interpret import interpreter
@@ -140,6 +141,11 @@ class Execution:
         if leaf in self.gradients:
             return self.values[self.gradients[leaf]]
         return np.full(leaf.type.shape, 1.0 if leaf is self.loss else 0.0, leaf.type.dtype)
+
+    @cached_property
+    def rough(self) -> float:
+        """How far rounding may have taken the values of this run."""
+        return roughness(v.dtype for v in self.values.values())
 
     @cached_property
     def numbers(self) -> dict[Node, int]:

@@ -259,7 +259,7 @@ def _unfolded(maker: Maker, drafts: Sequence[Draft], steps: Sequence[Step], numb
     e = wide.expression(draft.quantity, draft.element)
     if e is None:
         return None
-    e, text = fitted(e, draft.value, maker.options.digits)
+    e, text = fitted(e, draft.value, maker.options.digits, maker.run.rough)
     return replace(step, expression=e, text=text)
 
 

@@ -248,12 +248,13 @@ def numbered(drafts: list[Draft], maker: Maker) -> list[Step]:
     places: dict[tuple[str, Element], int] = {}
     for i, d in enumerate(drafts, 1):
         places.setdefault(d.place, i)
+    rough = maker.run.rough
     steps = []
     for i, d in enumerate(drafts, 1):
         e, text = d.expression, show(d.value, maker.options.digits) if _fits(d.value) else _size(d.value)
         shown = e is not None and _fits(d.value) and all(_fits(p.value) for p in parts(e) if not isinstance(p, Apply))
         if e is not None and shown:
-            e, text = fitted(e, d.value, 2 if d.quantity.key == "difference" else maker.options.digits)
+            e, text = fitted(e, d.value, 2 if d.quantity.key == "difference" else maker.options.digits, rough)
         if e is not None:
             e = _referred(e, places)
         chain = _referred(d.chain, places) if d.chain is not None else None

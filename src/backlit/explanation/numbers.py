@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -22,8 +23,8 @@ from backlit.errors import LegalityError
 from backlit.explanation.expressions import evaluate, own_value, substituted
 from backlit.explanation.steps import Apply, Expression, Number, Operand, Rest, parts
 
-_ROUGH = 0.01  # how far half precision may be from the truth, of the largest number in the formula
 _PLAIN = 9  # numbers below 10 to this power are written without an exponent
+_UNITS = 64  # of rounding that a line may differ by
 MOST = 17  # digits that tell every float64 from its neighbours
 
 
@@ -68,10 +69,23 @@ def gives(found: Any, text: str, digits: int) -> bool:
     return abs(value - float(text)) <= half * (1 - 1e-6)
 
 
-def fitted(e: Expression, value: Any, digits: int) -> tuple[Expression, str]:
-    """The expression with the text of each number chosen, and the text of the value, so that the line is true."""
+def roughness(dtypes: Iterable[np.dtype[Any]]) -> float:
+    """How far the rounding of a run in these dtypes may take a value: many units of the shortest of them.
+
+    Generous to long sums, and far below anything that a wrong formula would be out by.
+    """
+    floats = [np.finfo(d) for d in dtypes if d.kind == "f"]
+    return _UNITS * max((float(f.eps) for f in floats), default=float(np.finfo(np.float64).eps))
+
+
+def fitted(e: Expression, value: Any, digits: int, rough: float = 1e-11) -> tuple[Expression, str]:
+    """The expression with the text of each number chosen, and the text of the value, so that the line is true.
+
+    `rough` is how far rounding may have taken the value, of the largest number in the formula (see `roughness`).
+    Raises LegalityError beyond that.
+    """
     exact = evaluate(e, own_value)
-    _refuse_untrue(e, value, exact)
+    _refuse_untrue(e, value, exact, rough)
     for shown in (*range(digits, min(digits + 3, MOST)), *range(digits - 1, 0, -1)):
         text = show(value, shown)
         if not gives(exact, text, shown):
@@ -85,7 +99,7 @@ def fitted(e: Expression, value: Any, digits: int) -> tuple[Expression, str]:
         np.isfinite(rounding.value)
     ):
         return printed_at(e, MOST), show(value, digits)
-    return fitted(Apply("sum", (e,), rounding), value, digits)
+    return fitted(Apply("sum", (e,), rounding), value, digits, rough)
 
 
 def printed_at(e: Expression, digits: int) -> Expression:
@@ -111,12 +125,12 @@ def listed(text: str) -> np.ndarray[Any, np.dtype[Any]]:
     return np.array(json.loads(re.sub(r"[^\s,\[\]]+", r'"\g<0>"', text)))
 
 
-def _refuse_untrue(e: Expression, value: Any, exact: Any) -> None:
+def _refuse_untrue(e: Expression, value: Any, exact: Any, rough: float) -> None:
     """Raise LegalityError where the formula does not give the number of the run: a bug, and not to be printed over."""
     if not (np.all(np.isfinite(value)) and np.all(np.isfinite(exact))):
         return
     sizes = [np.max(np.abs(np.asarray(evaluate(p, own_value), np.float64)), initial=0.0) for p in parts(e)]
-    if np.max(np.abs(np.subtract(value, exact, dtype=np.float64)), initial=0.0) > _ROUGH * max(1e-30, *sizes):
+    if np.max(np.abs(np.subtract(value, exact, dtype=np.float64)), initial=0.0) > rough * max(1e-30, *sizes):
         raise LegalityError(
             f"a derivation says {exact} where the run gave {value}",
             fix="this is a bug in backlit's explainer: please report it with the function",
