@@ -84,7 +84,7 @@ def costs(make, n):
 def test_twice_the_size_is_twice_the_work(make):
     with little_stack():
         costs(make, 64)  # fills the caches
-        small, large = costs(make, 1024), costs(make, 2048)
+        small, large = costs(make, 512), costs(make, 1024)
     for what in small:
         assert 1.9 < large[what] / small[what] < 2.05, what
 
