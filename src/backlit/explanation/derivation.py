@@ -91,7 +91,7 @@ class Derivation:
         return document(self)
 
     def html(self) -> str:
-        """As one HTML file that needs nothing else. Needs the extra `explain`."""
+        """As one HTML file that needs nothing else."""
         from backlit.explanation.html import page
 
         return page(self)
