@@ -240,3 +240,11 @@ def test_diagnose_on_a_function():
     assert found[0].rule == "bias-left-out"
     with pytest.raises(ValueError, match="no quantity"):
         bl.diagnose(loss, *arguments, quantity="dE/dw9", claimed="1")
+
+
+def test_a_given_of_a_function_can_be_asked_about():
+    def f(w, x):
+        return ops.sigmoid(w * x)
+
+    assert bl.diagnose(f, 0.45, 0.5, quantity="w", claimed="0.45") == ()
+    assert bl.diagnose(f, 0.45, 0.5, quantity="w", claimed="0.54")[0].rule == "slip-of-the-pen"

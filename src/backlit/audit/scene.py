@@ -257,7 +257,10 @@ class Scene:
                 if i not in known and i not in inside:
                     known[i] = self.bench.value(i, self.held)
         for target in self.targets:
-            self.bench.compute(target, known)
+            if target.op == "input":  # a given, asked about itself
+                known[target] = self.bench.value(target, {})
+            else:
+                self.bench.compute(target, known)
         return known
 
     def value(self, node: Node) -> Values:
