@@ -7,6 +7,7 @@ import pytest
 from audit.sheets import published, sheet
 
 import backlit as bl
+from backlit import ops
 from backlit.audit import bench as bench_module
 from backlit.audit.check import check_text
 from backlit.executors.api import get
