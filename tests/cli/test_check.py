@@ -6,24 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from audit.sheets import HERE, sheet
 
-from backlit.cli import main
-
 PUBLISHED = HERE / "published"
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        """(exit code, standard output, standard error) of a command."""
-        with pytest.raises(SystemExit) as leaving:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return leaving.value.code or 0, out, err
-
-    return call
 
 
 def test_exit_codes(run, tmp_path):

@@ -14,21 +14,6 @@ from backlit.cli import GROUPS, build, main
 UNCOMPILED = ("--executor", "reference")  # where the training is over before it is compiled
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        """(exit code, standard output, standard error) of a command."""
-        with pytest.raises(SystemExit) as leaving:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return leaving.value.code or 0, out, err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def penguins(tmp_path_factory):
     """A folder with a model of the penguins' species."""
