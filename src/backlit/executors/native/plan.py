@@ -45,12 +45,12 @@ class Plan:
 
     @property
     def flops(self) -> int:
-        return _total(self.steps, lambda c: getattr(c.kernel, "flops", 0))
+        return total(self.steps, lambda c: getattr(c.kernel, "flops", 0))
 
     @property
     def bytes(self) -> int:
         """Bytes that the kernels read and write."""
-        return _total(self.steps, traffic)
+        return total(self.steps, traffic)
 
 
 def _calls(steps: Sequence[Any]) -> Any:
@@ -61,14 +61,15 @@ def _calls(steps: Sequence[Any]) -> Any:
             yield from _calls([*step.start, *step.calls, *step.moves])
 
 
-def _total(steps: Sequence[Any], cost: Callable[[Call], int]) -> int:
-    total = 0
+def total(steps: Sequence[Any], cost: Callable[[Call], int]) -> int:
+    """What all calls cost, those of a loop as often as it runs."""
+    found = 0
     for step in steps:
         if isinstance(step, Call):
-            total += cost(step)
+            found += cost(step)
         else:
-            total += _total(step.start, cost) + (step.length or 1) * _total([*step.calls, *step.moves], cost)
-    return total
+            found += total(step.start, cost) + (step.length or 1) * total([*step.calls, *step.moves], cost)
+    return found
 
 
 def traffic(call: Call) -> int:
