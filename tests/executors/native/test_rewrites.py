@@ -38,6 +38,15 @@ def test_the_gradient_of_a_convolution_is_a_convolution(stride, dilation, paddin
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
+def test_of_the_gradient_by_a_padded_input_only_what_is_kept_is_computed():
+    n = programs.Normal("float32")
+    x, w = n(2, 8, 9, 3), n(3, 3, 3, 4)
+    graph = bl.trace(bl.grad(lambda x: ops.sum(ops.conv(ops.tanh(x), w, padding="same") ** 2.0)), x)
+    found = prepared(graph)
+    assert [c.type.shape for c in found.nodes if c.op == "contract"] == [(2, 8, 9, 4), (2, 8, 9, 3)]
+    assert "slice" not in ops_of(found)
+
+
 def test_windows_that_no_product_made_are_folded():
     x = programs.Normal("float64")(1, 6, 6, 2)
     graph = simplify(bl.trace(bl.grad(lambda x: ops.sum(ops.max_pool(x, 3, stride=1) ** 2.0)), x))

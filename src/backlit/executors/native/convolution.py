@@ -8,11 +8,17 @@ turned round:
 
 where g' is g with s - 1 zeros between its elements and (k - 1) d before them. Nothing of the size of all windows is
 made. The same holds for the forward pass of a transposed convolution.
+
+Of a convolution whose result is cut (the gradient by an input that was padded) only what is kept is computed: there
+are fewer zeros around g' then.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 from backlit.executors.native.onehot import selected
+from backlit.executors.native.pooling import spread_back
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import flip
@@ -25,17 +31,25 @@ from backlit.tracing import Traced
 
 def prepared(graph: Graph) -> Graph:
     """The graph as this executor compiles it: after the passes that all may use, and its own."""
-    return simplify(selected(direct(simplify(graph))))
+    return simplify(selected(spread_back(direct(simplify(graph)))))
 
 
 def direct(graph: Graph) -> Graph:
     """The graph with every fold of a product that can be one written as a convolution."""
-    return rewrite(in_bodies(graph, direct), _rule)
+    graph = in_bodies(graph, direct)
+    readers = Counter(i for node in graph.nodes for i in node.inputs)
+    readers.update(graph.outputs)
+
+    def rule(node: Node, old: Node) -> Value | None:
+        if node.op == "fold" and node.inputs[0].op == "contract":
+            return _convolved(node)
+        return _cut(node) if node.op == "slice" and readers[old.inputs[0]] == 1 else None
+
+    return rewrite(graph, rule)
 
 
-def _rule(node: Node, _old: Node) -> Value | None:
-    if node.op != "fold" or node.inputs[0].op != "contract":
-        return None
+def _convolved(node: Node) -> Value | None:
+    """fold(contract(g, w)) as contract(windows(g'), w')."""
     p = node.params
     (product,) = node.inputs
     left, right, result = parts_of(product.params["spec"])
@@ -64,3 +78,33 @@ def _rule(node: Node, _old: Node) -> Value | None:
     )
     turned = flip(Traced(b), tuple(sorted(right.index(c) for c in inside)))
     return contract(seen, turned, spec=f"{left}{''.join(inside)},{right}->{result[:ndim]}")
+
+
+def _cut(node: Node) -> Value | None:
+    """slice(contract(windows(pad(x)), w)) with the part of the windows that is kept only."""
+    (product,) = node.inputs
+    if product.op != "contract" or any(k != 1 for k in node.params["step"]):
+        return None
+    left, right, result = parts_of(product.params["spec"])
+    seen = product.inputs[0]
+    if seen.op != "windows" or seen.inputs[0].op != "pad":
+        return None
+    p, spread = seen.params, seen.inputs[0]
+    low, high, start = list(spread.params["low"]), list(spread.params["high"]), [0] * len(result)
+    stop = list(product.type.shape)
+    for k, letter in enumerate(result):
+        first, last, n = node.params["start"][k], node.params["stop"][k], product.type.shape[k]
+        axis = left.find(letter)
+        if axis not in p["axes"] or letter in right:
+            start[k], stop[k] = first, last
+            continue
+        i = p["axes"].index(axis)
+        step = p["stride"][i]
+        reach = (n - 1) * step + (p["size"][i] - 1) * p["dilation"][i] + 1
+        low[axis] -= first * step
+        high[axis] -= (n - last) * step + spread.type.shape[axis] - reach  # what no window reaches goes too
+    if min(low + high) < 0 or (low, high) == (list(spread.params["low"]), list(spread.params["high"])):
+        return None
+    fewer = OPS["pad"](Traced(spread.inputs[0]), **{**spread.params, "low": tuple(low), "high": tuple(high)})
+    found = contract(OPS["windows"](fewer, **p), Traced(product.inputs[1]), spec=product.params["spec"])
+    return found[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
