@@ -1,5 +1,7 @@
 """Trees: taken apart, put together, matched."""
 
+import gc
+import weakref
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 
@@ -104,3 +106,17 @@ def test_leaves_become_arrays():
 def test_what_is_no_array_is_refused(leaf):
     with refuses(StructureError, "the leaf 'p.w' (is a|has dtype) "):
         as_array(leaf, "p.w")
+
+
+def test_leaves_are_freed_without_the_garbage_collector():
+    leaf = np.zeros(3)
+    gone = weakref.ref(leaf)
+    gc.disable()
+    try:
+        leaves, _, structure = flatten({"a": [leaf], "b": 1})
+        unflatten(structure, leaves)
+        leaves_like(structure, {"a": [leaf], "b": 1})
+        del leaf, leaves
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -67,41 +67,40 @@ def flatten(tree: Any, path: str = "") -> tuple[list[Any], list[str], Structure]
     """The leaves, their paths, and the structure, in that order."""
     leaves: list[Any] = []
     paths: list[str] = []
-
-    def visit(tree: Any, path: str) -> Structure:
-        parts = _parts(tree)
-        if parts is None:
-            leaves.append(tree)
-            paths.append(path)
-            return LEAF
-        kind, keys, children, static = parts
-        return Structure(
-            kind, keys, tuple(visit(c, _join(path, k)) for k, c in zip(keys, children, strict=True)), static
-        )
-
-    structure = visit(tree, path)
+    structure = _flatten(tree, path, leaves, paths)
     return leaves, paths, structure
+
+
+def _flatten(tree: Any, path: str, leaves: list[Any], paths: list[str]) -> Structure:
+    # Not a closure that calls itself: such a cycle would keep the leaves alive until the garbage collector runs.
+    parts = _parts(tree)
+    if parts is None:
+        leaves.append(tree)
+        paths.append(path)
+        return LEAF
+    kind, keys, children, static = parts
+    inner = tuple(_flatten(c, _join(path, k), leaves, paths) for k, c in zip(keys, children, strict=True))
+    return Structure(kind, keys, inner, static)
 
 
 def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
     """The tree of this structure with these leaves, in the order of `flatten`."""
-    rest: Iterator[Any] = iter(leaves)
+    return _unflatten(structure, iter(leaves))
 
-    def build(s: Structure) -> Any:
-        if s.kind is None:
-            return next(rest)
-        children = [build(c) for c in s.children]
-        if s.kind is type(None):
-            return None
-        if s.kind is dict:
-            return dict(zip(s.keys, children, strict=True))
-        if issubclass(s.kind, tuple) and hasattr(s.kind, "_fields"):
-            return s.kind(*children)
-        if issubclass(s.kind, list | tuple):
-            return s.kind(children)
-        return s.kind(**dict(zip(s.keys, children, strict=True)), **dict(s.static))
 
-    return build(structure)
+def _unflatten(s: Structure, rest: Iterator[Any]) -> Any:
+    if s.kind is None:
+        return next(rest)
+    children = [_unflatten(c, rest) for c in s.children]
+    if s.kind is type(None):
+        return None
+    if s.kind is dict:
+        return dict(zip(s.keys, children, strict=True))
+    if issubclass(s.kind, tuple) and hasattr(s.kind, "_fields"):
+        return s.kind(*children)
+    if issubclass(s.kind, list | tuple):
+        return s.kind(children)
+    return s.kind(**dict(zip(s.keys, children, strict=True)), **dict(s.static))
 
 
 def leaves_like(structure: Structure, tree: Any, path: str = "") -> list[tuple[Any, str]]:
@@ -109,27 +108,25 @@ def leaves_like(structure: Structure, tree: Any, path: str = "") -> list[tuple[A
 
     Raises StructureError that names the first place where the tree differs.
     """
-    found: list[tuple[Any, str]] = []
+    return list(_leaves_like(structure, tree, path))
 
-    def visit(s: Structure, tree: Any, path: str) -> None:
-        parts = _parts(tree)
-        kind, keys, children, static = parts if parts is not None else (None, (), [], ())
-        if kind is not s.kind:
-            names = [k.__name__ if k else "leaf" for k in (kind, s.kind)]
-            raise StructureError(f"{path or 'the tree'} is a {names[0]} where a {names[1]} is expected")
-        if kind is None:
-            found.append((tree, path))
-            return
-        if set(keys) != set(s.keys):
-            raise StructureError(f"{path or 'the tree'} has {_listed(keys)} where {_listed(s.keys)} is expected")
-        if static != s.static:
-            raise StructureError(f"{path or 'the tree'} has the settings {dict(static)}, not {dict(s.static)}")
-        by_key = dict(zip(keys, children, strict=True))
-        for k, child in zip(s.keys, s.children, strict=True):
-            visit(child, by_key[k], _join(path, k))
 
-    visit(structure, tree, path)
-    return found
+def _leaves_like(s: Structure, tree: Any, path: str) -> Iterator[tuple[Any, str]]:
+    parts = _parts(tree)
+    kind, keys, children, static = parts if parts is not None else (None, (), [], ())
+    if kind is not s.kind:
+        names = [k.__name__ if k else "leaf" for k in (kind, s.kind)]
+        raise StructureError(f"{path or 'the tree'} is a {names[0]} where a {names[1]} is expected")
+    if kind is None:
+        yield tree, path
+        return
+    if set(keys) != set(s.keys):
+        raise StructureError(f"{path or 'the tree'} has {_listed(keys)} where {_listed(s.keys)} is expected")
+    if static != s.static:
+        raise StructureError(f"{path or 'the tree'} has the settings {dict(static)}, not {dict(s.static)}")
+    by_key = dict(zip(keys, children, strict=True))
+    for k, child in zip(s.keys, s.children, strict=True):
+        yield from _leaves_like(child, by_key[k], _join(path, k))
 
 
 def _listed(keys: tuple[Any, ...]) -> str:

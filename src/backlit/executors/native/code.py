@@ -16,10 +16,10 @@ from backlit.executors.api import Array
 from backlit.executors.native import jit, threads
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import ENTRY, Program
+from backlit.executors.native.storage import block
 from backlit.executors.native.target import Target
 
 _WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their cost
-_TRY_AGAIN = 25  # runs after which the other number of threads is tried again
 _WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth waking
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -36,8 +36,8 @@ class Code:
         p, n = ctypes.c_void_p, ctypes.c_int64
         self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
         self.seconds = seconds_for(plan)
-        self._speed: dict[int, float] = {}  # threads -> seconds a step
-        self._runs = 0
+        self.pace = 0.0  # seconds that a step took in the last run
+        self._choice = threads.Choice(self.shares) if self.shares > 1 else None
         self._constants = [a.ctypes.data for a in plan.constants]
         self._arenas: list[Array] = []
         self._lock = threading.Lock()
@@ -51,39 +51,25 @@ class Code:
         with self._lock:
             arena = self._arenas.pop() if self._arenas else None
         if arena is None:
-            arena = _arena(self.plan.arena)
+            arena = block(max(1, self.plan.arena))
         try:
-            place, count = arena.ctypes.data, self._threads(last - first)
+            place, steps = arena.ctypes.data, max(1, last - first)
+            choice = self._choice if self.seconds * steps >= _WORTH_WAKING else None
+            count = choice.next() if choice is not None else 1
             start = time.perf_counter()
 
             def work(me: int, all: int, _held: Any = (arrays, arena)) -> None:  # helpers keep the memory alive
                 self._step(table, place, status, barrier, me, all, first, last)
 
             threads.run(count, work)
-            self._learn(count, (time.perf_counter() - start) / max(1, last - first))
+            self.pace = (time.perf_counter() - start) / steps
+            if choice is not None:
+                choice.learn(count, self.pace)
         finally:
             with self._lock:
                 self._arenas.append(arena)
         if status[0]:
             self._raise(status[0] - 1, status[1])
-
-    def _threads(self, steps: int) -> int:
-        """One, or as many as there are shares: what has been faster lately. Results do not depend on it.
-
-        Helpers that have to share their processor with other programs can be slower than none; so both are tried now
-        and then.
-        """
-        if self.shares == 1 or self.seconds * steps < _WORTH_WAKING:
-            return 1
-        self._runs += 1
-        if len(self._speed) < 2 or self._runs % _TRY_AGAIN == 0:
-            return 1 if self._runs % 2 == 0 else self.shares
-        return min(self._speed, key=self._speed.__getitem__)
-
-    def _learn(self, count: int, seconds: float) -> None:
-        """Keep the time of a step, more recent ones counting more; the very first one also loads code and data."""
-        old = self._speed.get(count)
-        self._speed[count] = seconds if old is None else min(seconds, 0.5 * (old + seconds))
 
     def _raise(self, check: int, index: int) -> None:
         node, axis, size = self._checks[check]
@@ -111,11 +97,3 @@ def usable(array: Array, writeable: bool = False) -> Array:
     if flags.c_contiguous and flags.aligned and (flags.writeable or not writeable) and array.dtype.isnative:
         return array
     return np.array(array, order="C")
-
-
-def _arena(size: int) -> Array:
-    """Memory that starts at a multiple of 64, the size of a cache line and of the widest vector."""
-    raw: Any = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    found: Array = raw[start : start + max(size, 1)]
-    return found

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from backlit.executors.native.kernels import Buffer, Call, Loop
-
-ALIGNMENT = 64
+from backlit.executors.native.storage import ALIGNMENT
 
 
 def place(program: Sequence[Any]) -> int:

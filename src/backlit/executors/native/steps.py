@@ -8,7 +8,6 @@ two of them Python may run a signal handler, so Ctrl-C is honoured soon, and the
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from backlit.executors.api import Array
 from backlit.executors.native.code import Code, usable
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan_loop
+from backlit.executors.native.storage import Storage
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Type, make_node, substitute
 from backlit.tracing import input_node
@@ -31,6 +31,7 @@ class Steps:
     def __init__(self, step: Graph, carry: int, rows: int, target: Target) -> None:
         self.step, self.carry, self.rows, self.target = step, carry, rows, target
         self._codes: dict[tuple[int, ...], Code] = {}
+        self._storage = Storage([n.type for n in step.inputs[:carry]])
         self._lock = threading.Lock()
 
     def __call__(
@@ -39,18 +40,17 @@ class Steps:
         self._check(state, data, row_index)
         code = self.code([len(d) for d in data])
         steps = len(row_index)
-        carried = [np.array(s, order="C") for s in state]
+        carried = self._storage.arrays()
+        for new, old in zip(carried, state, strict=True):
+            np.copyto(new, old)
         watched = [np.empty((steps, *o.type.shape), o.type.dtype) for o in self.step.outputs[self.carry :]]
         chosen = np.ascontiguousarray(row_index, np.int64)
         arrays = [*(usable(d) for d in data), chosen, *carried, *watched]
-        done, many = 0, 1
+        done = 0
         while done < steps:
-            last = min(steps, done + many)
-            start = time.perf_counter()
+            last = min(steps, done + max(1, int(STRETCH / code.pace) if code.pace else 1))
             code.run(arrays, done, last)
-            taken = time.perf_counter() - start
             done = last
-            many = max(1, min(4 * many, int(many * STRETCH / max(taken, 1e-7))))
         return carried, watched
 
     def _check(self, state: Sequence[Array], data: Sequence[Array], row_index: Array) -> None:

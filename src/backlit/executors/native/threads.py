@@ -13,7 +13,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
+
+_TRIED = 2  # runs of each number before one is chosen
+_TRY_AGAIN = 25  # runs after which the other number of threads is tried again
+_REMEMBERED = 6  # times that are kept of each number
 
 
 def available() -> int:
@@ -26,6 +31,34 @@ def available() -> int:
         if text.isdigit() and int(text) > 0:
             count = min(count, int(text))
     return count
+
+
+class Choice:
+    """One thread, or `most` (more than one): what has been faster lately. Results do not depend on it.
+
+    Helpers that have to share their processor with other programs can be slower than none, so the other number is
+    tried now and then. A number counts with the least of its last times, so that a single run that was disturbed, or
+    that loaded code and data, changes nothing.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._times: dict[int, deque[float]] = {n: deque(maxlen=_REMEMBERED) for n in (most, 1)}
+        self._runs = 0
+
+    def next(self) -> int:
+        """How many threads the next run should have."""
+        self._runs += 1
+        fewest = min(self._times, key=lambda n: len(self._times[n]))
+        if len(self._times[fewest]) < _TRIED:
+            return fewest
+        best = min(self._times, key=lambda n: min(self._times[n]))
+        if self._runs % _TRY_AGAIN == 0:
+            return next(n for n in self._times if n != best)
+        return best
+
+    def learn(self, threads: int, seconds: float) -> None:
+        """Keep how long a step took with so many threads."""
+        self._times[threads].append(seconds)
 
 
 class Pool:

@@ -1,0 +1,63 @@
+"""Memory of results: aligned, used again when it has been given up, and never while somebody holds it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import ops
+from backlit.executors.native import Native
+from backlit.executors.native.storage import Storage, block
+from backlit.ir import Type
+
+F32 = np.dtype(np.float32)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 3 * 2**20])
+def test_blocks_start_with_a_cache_line_and_are_zero(size):
+    found = block(size)
+    assert found.ctypes.data % 64 == 0
+    assert found.nbytes == size
+    assert not found.any()
+
+
+def test_arrays_do_not_overlap_and_are_aligned():
+    types = [Type(F32, (3, 5)), Type(np.dtype(bool), ()), Type(F32, (0, 4)), Type(np.dtype(np.int64), (7,))]
+    arrays = Storage(types).arrays()
+    assert [Type(a.dtype, a.shape) for a in arrays] == types
+    assert all(a.ctypes.data % 64 == 0 and a.flags.writeable for a in arrays)
+    for k, a in enumerate(arrays):
+        a[...] = k
+    assert all((a == k).all() for k, a in enumerate(arrays) if k != 1)
+
+
+def test_memory_is_used_again_only_when_all_views_are_gone():
+    storage = Storage([Type(F32, (10,)), Type(F32, (10,))])
+    first = storage.arrays()
+    place, view = first[0].ctypes.data, first[1][2:]
+    del first
+    second = storage.arrays()
+    assert second[0].ctypes.data != place
+    del view
+    assert storage.arrays()[0].ctypes.data == place
+
+
+def test_a_loop_leaves_what_it_gave_out_and_takes_back_what_was_given_up():
+    def step(w, x):
+        return w + ops.sum(x), w[0]
+
+    graph = bl.trace(step, np.zeros(3, np.float32), np.ones((2, 3), np.float32))
+    loop = Native().compile_loop(graph, 1, 1)
+    data, rows = [np.ones((4, 3), np.float32)], np.zeros((5, 2), np.int64)
+    state = [np.zeros(3, np.float32)]
+    held, places = [], set()
+    for k in range(6):
+        state, _ = loop(state, data, rows)
+        held.append(state[0])
+        assert [h[0] for h in held] == [30.0 * (i + 1) for i in range(k + 1)]
+    held.clear()
+    for _ in range(6):
+        state, _ = loop(state, data, rows)
+        places.add(state[0].ctypes.data)
+    assert len(places) <= 3
