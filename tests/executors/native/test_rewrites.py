@@ -88,3 +88,45 @@ def test_a_row_that_is_named_twice_is_scattered():
     graph = bl.trace(f, x, y)
     (got,), (wanted,) = Native().compile(graph)(x, y), Reference().compile(graph)(x, y)
     np.testing.assert_allclose(got, wanted)
+
+
+def test_the_parts_of_a_value_are_joined_on_the_way_back():
+    n = programs.Normal("float32")
+    x, w = n(6, 8), n(6, 8)
+
+    def f(x, w):
+        a, b, c = x[:, :2], x[:, 2:5], x[:, 5:]
+        return ops.sum(ops.tanh(a)) + ops.sum(b * b) + ops.sum(c * w[:, 5:])
+
+    graph = bl.trace(bl.grad(f), x, w)
+    found = prepared(graph)
+    legality.check(found)
+    assert "pad" not in ops_of(found)
+    assert ops_of(found).count("concat") == 1
+    (got,), (wanted,) = Native().compile(graph)(x, w), Reference().compile(graph)(x, w)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_joining_keeps_what_a_sum_with_zero_does():
+    x = np.array([-0.0, 1.0, np.nan, -np.inf, -0.0], np.float32)
+    graph = bl.trace(lambda x: ops.pad(x[:2], [(0, 3)]) + ops.pad(x[2:], [(2, 0)]), x)
+    assert "concat" in ops_of(prepared(graph))
+    (got,), (wanted,) = Native().compile(graph)(x), Reference().compile(graph)(x)
+    assert got.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: ops.pad(x[:2], [(0, 3)]) + ops.pad(x[1:], [(1, 0)]),  # overlap
+        lambda x: ops.pad(x[:2], [(0, 3)]) + ops.pad(x[3:], [(3, 0)]),  # a gap
+        lambda x: ops.pad(x[:2], [(0, 3)], 1.0) + ops.pad(x[2:], [(2, 0)]),  # not zeros
+        lambda x: ops.pad(x[:2], [(0, 3)]) + x,
+    ],
+)
+def test_parts_that_do_not_fill_the_whole_are_added(f):
+    x = np.arange(5, dtype=np.float32) - 2
+    graph = bl.trace(f, x)
+    assert "concat" not in ops_of(prepared(graph))
+    (got,), (wanted,) = Native().compile(graph)(x), Reference().compile(graph)(x)
+    assert got.tobytes() == wanted.tobytes()

@@ -91,7 +91,11 @@ class Body:
 
     def store_at(self, node: Node, value: int, index: Index) -> None:
         """Store the value of a node at its place."""
-        self.store_into(self.lowering.buffers[node], value, ix.flat(index, node.type.shape, self.axes))
+        elsewhere = self.lowering.destinations.get(node)
+        if elsewhere is not None:
+            self.store_into(self.lowering.buffers[elsewhere.target], value, elsewhere.place(index, self.axes))
+        else:
+            self.store_into(self.lowering.buffers[node], value, ix.flat(index, node.type.shape, self.axes))
 
     def converted(self, value: int, dtype: np.dtype[Any]) -> int:
         if self.code[value].dtype == dtype:

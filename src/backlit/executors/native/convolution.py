@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
 from backlit.executors.native.pooling import spread_back
 from backlit.ir import Graph, Node
@@ -31,7 +32,7 @@ from backlit.tracing import Traced
 
 def prepared(graph: Graph) -> Graph:
     """The graph as this executor compiles it: after the passes that all may use, and its own."""
-    return simplify(selected(spread_back(direct(simplify(graph)))))
+    return simplify(joined(selected(spread_back(direct(simplify(graph))))))
 
 
 def direct(graph: Graph) -> Graph:

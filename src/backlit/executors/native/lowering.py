@@ -15,6 +15,7 @@ import numpy as np
 
 from backlit.executors.native import index as ix
 from backlit.executors.native.body import Body, NeedsMemory, plain_number
+from backlit.executors.native.destination import Destination
 from backlit.executors.native.fusion import Fusion, Group
 from backlit.executors.native.index import Affine, Index
 from backlit.executors.native.kernels import (
@@ -33,16 +34,28 @@ I64 = np.dtype(np.int64)
 
 
 class Lowering:
-    """Turns the groups of a fusion into calls. `buffers` has the memory of every input, constant and stored node."""
+    """Turns the groups of a fusion into calls.
 
-    def __init__(self, fusion: Fusion, buffers: Mapping[Any, Buffer], scratch: Callable[..., Buffer]) -> None:
-        self.fusion, self.buffers, self.scratch = fusion, buffers, scratch
+    `buffers` has the memory of every input, constant and stored node but those that have `destinations`.
+    """
+
+    def __init__(
+        self,
+        fusion: Fusion,
+        buffers: Mapping[Any, Buffer],
+        destinations: Mapping[Node, Destination],
+        scratch: Callable[..., Buffer],
+    ) -> None:
+        self.fusion, self.buffers, self.destinations, self.scratch = fusion, buffers, destinations, scratch
+        self._filled = {d.target for d in destinations.values()}  # by those that compute what is in it
         self.names = fusion.graph.names()
         self.now = 0  # the position of the group that is being lowered
         self.before: list[Call] = []  # what the kernel that is being lowered needs first
 
     def calls(self, group: Group) -> list[Call]:
         """The kernels of a group (not of a scan)."""
+        if group.kind == "map" and self._filled.issuperset(group.members):
+            return []
         if group.kind in ("map", "reduce", "contract"):
             self.before = []
             made = self._nest(group)
@@ -212,9 +225,10 @@ class Lowering:
     def _concat(self, node: Node) -> list[Call | None]:
         target, axis, start = self.buffers[node], node.params["axis"], 0
         strides = ix.row_major(node.type.shape)
-        made = []
+        made: list[Call | None] = []
         for x in node.inputs:
-            made.append(self.copy(x, target, (node,), Affine(start * strides[axis], strides)))
+            if x not in self.destinations:
+                made.append(self.copy(x, target, (node,), Affine(start * strides[axis], strides)))
             start += x.type.shape[axis]
         return made
 

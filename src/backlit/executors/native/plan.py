@@ -7,6 +7,7 @@ as a table.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from backlit.executors.native import index as ix
 from backlit.executors.native import memory
 from backlit.executors.native.body import NeedsMemory
+from backlit.executors.native.destination import destinations
 from backlit.executors.native.donation import reuse
 from backlit.executors.native.fusion import Fusion
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
@@ -133,19 +135,24 @@ class Planner:
                 copies.append((output, buffer))
             else:
                 wanted[key] = buffer
+        elsewhere = destinations(fusion)
         for node in graph.nodes:
             if node.op == "constant":
                 buffers[node] = self.constant(node)
-            elif node in fusion.stored:
+            elif node in fusion.stored and node not in elsewhere:
                 if len(node.types) == 1 and node.op != "scan":
                     buffers[node] = wanted.get(node) or self.arena(node.type, names[node])
                 else:
                     for i, t in enumerate(node.types):
                         key = (node, i) if len(node.types) > 1 else node
                         buffers[key] = wanted.get(key) or self.arena(t, f"{names[node]}[{i}]")
-        lowering = Lowering(fusion, buffers, self.arena)
+        lowering = Lowering(fusion, buffers, elsewhere, self.arena)
         steps: list[Any] = []
         missing: set[Node] = set()
+        lowering.now = -1
+        for node, buffer in copies:  # what comes in may be overwritten later, where its new value lies
+            if node.op in ("input", "constant"):
+                steps += [c for c in [lowering.copy(node, buffer, (node,))] if c is not None]
         for group in fusion.groups:
             lowering.now = fusion.position[group]
             try:
@@ -159,9 +166,8 @@ class Planner:
             raise NeedsMemory(*missing)
         lowering.now = len(fusion.groups)
         for node, buffer in copies:
-            call = lowering.copy(node, buffer, (node,))
-            if call is not None:
-                steps.append(call)
+            if node.op not in ("input", "constant"):
+                steps += [c for c in [lowering.copy(node, buffer, (node,))] if c is not None]
         return steps
 
     def _scan(self, node: Node, lowering: Lowering, names: Mapping[Node, str]) -> list[Any]:
@@ -182,6 +188,9 @@ class Planner:
         fresh = [self.arena(s.type, f"new {s.name}") for s in states]
         targets = [self.row(y, o) for y, o in zip(ys, body.outputs[carry:], strict=True)]
         calls = self.steps(body, [*given, *states, *rows], [*fresh, *targets])
+        once = unchanging(calls, given)
+        calls = [c for c in calls if c not in once]
+        start += once
         placed = reuse(calls, list(zip(fresh, states, strict=True)))
         moves = [move(f, s, (node,)) for f, s in zip(fresh, states, strict=True) if f not in placed]
         return [
@@ -193,6 +202,21 @@ class Planner:
 
     def row(self, whole: Buffer, element: Node) -> Buffer:
         return Buffer(element.type, f"{whole.name}[t]", "slice", base=whole)
+
+
+def unchanging(calls: Sequence[Any], outside: Sequence[Buffer]) -> list[Call]:
+    """Of a loop's calls those that do the same at each step: they need only what is given from outside."""
+    known, found = set(outside), []
+    writers = Counter(b for c in calls if isinstance(c, Call) for b in c.written())
+    for call in calls:
+        if not isinstance(call, Call) or call.checked:
+            continue
+        written = call.written()
+        mine = all(b.kind == "arena" and writers[b] == 1 for b in written)
+        if mine and all(b in known or b.kind == "constant" or b in written for b, _ in call.arguments):
+            known.update(written)
+            found.append(call)
+    return found
 
 
 def move(source: Buffer, target: Buffer, nodes: tuple[Node, ...]) -> Call | None:

@@ -23,7 +23,7 @@ from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import emit_nest, of_any_length
 from backlit.executors.native.plan import Plan
-from backlit.executors.native.sharing import Share, needs_barrier, share_of
+from backlit.executors.native.sharing import Pending, flows, share_of
 from backlit.executors.native.target import Target
 
 ENTRY = "step"
@@ -93,7 +93,7 @@ class Program:
         if self.threaded:
             self.low = (self.thread * self.shares) // self.threads
             self.high = ((self.thread + 1) * self.shares) // self.threads
-        self._pending: list[tuple[Call, Share]] = []
+        self._pending = Pending(self.target, self.shares)
         self._run(self.plan.steps, {})
         if self.threaded:
             self._wait()
@@ -116,6 +116,7 @@ class Program:
         f.comment(f"{loop.label}: {loop.length if loop.length is not None else 'any number of'} steps")
         self._run(loop.start, rows)
         self._settle()
+        free = flows(loop, self.target, self.shares)
         slices = {b for c in loop.calls + loop.moves for b in _slices(c)}
         low, high = (self.first, self.last) if loop.length is None else (f.index(0), f.index(loop.length))
 
@@ -128,7 +129,8 @@ class Program:
 
             def work() -> None:
                 self._run([*loop.calls, *loop.moves], inner)
-                self._settle()
+                if not free:
+                    self._settle()
 
             if loop.length is None:
                 f.when(f.load(self.status, I64) == 0, work, "go_on")
@@ -136,7 +138,7 @@ class Program:
                 work()
 
         f.loop(low, high, 1, body, name="t")
-        self._pending.clear()
+        self._settle()
 
     def _address(self, buffer: Buffer, rows: Mapping[Buffer, Value]) -> Value:
         """Where a buffer lies. Worked out where it is needed, so that few addresses are held at once."""
@@ -151,9 +153,8 @@ class Program:
     def _call(self, call: Call, rows: Mapping[Buffer, Value]) -> None:
         f = self.f
         share = share_of(call, self.target)
-        if self.threaded and any(needs_barrier(earlier, s, call, share) for earlier, s in self._pending):
+        if self.threaded and self._pending.add(call):
             self._wait()
-        self._pending.append((call, share))
         f.comment(f"{call.label} = {', '.join(n.op for n in call.nodes)}")
         arguments = [self._address(b, rows).at(offset, b.type.dtype) for b, offset in call.arguments]
         base = len(self.checks)
@@ -169,12 +170,12 @@ class Program:
 
     def _wait(self) -> None:
         self.f.invoke("wait_for_all", [self.barrier, self.threads])
-        self._pending.clear()
 
     def _settle(self) -> None:
-        """Before and after a loop's step: whatever was written is there for all."""
-        if self.threaded and self._pending:
+        """Before and after a loop, and between its steps unless they flow: whatever was written is there for all."""
+        if self.threaded and self._pending.calls:
             self._wait()
+            self._pending.calls.clear()
 
 
 def _slices(step: Any) -> list[Buffer]:

@@ -2,8 +2,8 @@
 
 A kernel is cut along its outermost axis into equal runs of neighbouring points, thread t of n taking the run from
 t/n to (t+1)/n. Two kernels need no barrier between them when every thread touches only such parts of their common
-memory as are its own in both: the rows of a batch from the input to the loss, say. That is so when both go through
-the buffer by the same step along the axis that is cut, and stay within one step otherwise.
+memory as are its own in both: the rows of a batch from the input to the loss, say. That is so when both stay within one
+step along the axis that is cut, and a share goes equally far through the buffer in both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from backlit.executors.native.kernels import Buffer, Call, Nest, RunningSum, Search, Sort
+from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.product import split_axis, tiling
 from backlit.executors.native.target import Target
@@ -77,19 +77,49 @@ def _step(call: Call, buffer: Buffer, axis: int) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def needs_barrier(early: Call, early_share: Share, late: Call, late_share: Share) -> bool:
-    """Whether a thread may start `late` only when the others have finished `early`."""
+def needs_barrier(early: Call, early_share: Share, late: Call, late_share: Share, count: int) -> bool:
+    """Whether a thread may start `late` only when the others have finished `early`, both cut into `count` shares."""
     shared = conflicts(early, late)
     if not shared or (early_share.axis < 0 and late_share.axis < 0):
         return False  # both belong to the first thread
-    if early_share.extent != late_share.extent:
+    if early_share.axis < 0 or late_share.axis < 0:
         return True
-    return any(b is not c or not _alike(early, early_share, late, late_share, b) for b, c in shared)
+
+    def alike(buffer: Buffer) -> bool:
+        a, b = _step(early, buffer, early_share.axis), _step(late, buffer, late_share.axis)
+        return a is not None and b is not None and a * early_share.size(count) == b * late_share.size(count)
+
+    return any(b is not c or not alike(b) for b, c in shared)
 
 
-def _alike(early: Call, early_share: Share, late: Call, late_share: Share, buffer: Buffer) -> bool:
-    a, b = _step(early, buffer, early_share.axis), _step(late, buffer, late_share.axis)
-    return a is not None and a == b
+class Pending:
+    """The calls since the last barrier, while a program is walked through in order."""
+
+    def __init__(self, target: Target, count: int) -> None:
+        self.target, self.count = target, count
+        self.calls: list[tuple[Call, Share]] = []
+
+    def add(self, call: Call) -> bool:
+        """Whether threads must wait for one another before the call, which is pending from now on."""
+        share = share_of(call, self.target)
+        waits = any(needs_barrier(c, s, call, share, self.count) for c, s in self.calls)
+        if waits:
+            self.calls.clear()
+        self.calls.append((call, share))
+        return waits
+
+
+def flows(loop: Loop, target: Target, count: int) -> bool:
+    """Whether a thread may go from one step of a loop to the next without waiting for the others at its end.
+
+    So it is when a second step waits before the same calls as the first one, before which nothing was pending.
+    """
+    calls = [*loop.calls, *loop.moves]
+    if loop.length is None or not all(isinstance(c, Call) for c in calls):
+        return False
+    pending = Pending(target, count)
+    first, second = ([pending.add(c) for c in calls] for _ in range(2))
+    return first == second
 
 
 def conflicts(early: Call, late: Call) -> list[tuple[Buffer, Buffer]]:

@@ -16,7 +16,7 @@ from backlit.executors.native.kernels import Call, Nest
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Plan, traffic
 from backlit.executors.native.product import tiling
-from backlit.executors.native.sharing import Share, needs_barrier, share_of
+from backlit.executors.native.sharing import Pending, Share, flows, share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes
 
@@ -25,7 +25,7 @@ _HEAD = ("#", "computes", "kind", "loops", "split", "operations", "bytes", "made
 
 def table(plan: Plan, target: Target, shares: int) -> str:
     """The lines of the table, and a summary."""
-    rows = [_HEAD, *_rows(plan.steps, target, shares, [])]
+    rows = [_HEAD, *_rows(plan.steps, target, Pending(target, shares))]
     rows = [(str(k) if k and row[0] in ("", "|") else row[0], *row[1:]) for k, row in enumerate(rows)]
     widths = [min(44, max(len(r[c]) for r in rows)) for c in range(len(_HEAD))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
@@ -38,23 +38,19 @@ def table(plan: Plan, target: Target, shares: int) -> str:
     return "\n".join(lines)
 
 
-def _rows(
-    steps: Sequence[Any], target: Target, shares: int, pending: list[tuple[Call, Share]], indent: str = ""
-) -> Iterator[tuple[str, ...]]:
+def _rows(steps: Sequence[Any], target: Target, pending: Pending, indent: str = "") -> Iterator[tuple[str, ...]]:
     for step in steps:
         if isinstance(step, Call):
-            share = share_of(step, target)
-            waits = shares > 1 and any(needs_barrier(c, s, step, share) for c, s in pending)
-            if waits:
-                pending.clear()
-            pending.append((step, share))
-            yield _row(step, target, share, waits, indent)
+            waits = pending.add(step) and pending.count > 1
+            yield _row(step, target, share_of(step, target), waits, indent)
             continue
-        yield from _rows(step.start, target, shares, pending, indent)
+        yield from _rows(step.start, target, pending, indent)
         length = "any number of" if step.length is None else step.length
-        yield ("-", f"{indent}{step.label}:", f"loop of {length} steps", "", "", "", "", "")
-        yield from _rows([*step.calls, *step.moves], target, shares, pending, indent + "  ")
-        pending.clear()
+        waits = pending.count > 1 and not flows(step, target, pending.count)
+        yield ("-", f"{indent}{step.label}:", f"loop of {length} steps", "", "|" if waits else "", "", "", "")
+        pending.calls.clear()
+        yield from _rows([*step.calls, *step.moves], target, pending, indent + "  ")
+        pending.calls.clear()
 
 
 def _row(call: Call, target: Target, share: Share, waits: bool, indent: str) -> tuple[str, ...]:

@@ -1,0 +1,70 @@
+"""Values that are written straight into the memory of the one value made from them.
+
+A value that is only read to be joined with others, or to be stored with its axes in another order, needs no memory of
+its own: the kernel that computes it writes each element where the result has it. The rule that holds: nobody reads such
+a value but its one reader, which then has nothing left to do for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backlit.executors.native import index as ix
+from backlit.executors.native.fusion import Fusion
+from backlit.executors.native.index import Affine, Index
+from backlit.ir import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a value lies in the memory of `target`: an element at i there at offset + sum of strides[a] * i[a]."""
+
+    target: Node
+    offset: int
+    strides: tuple[int, ...]
+
+    def place(self, index: Index, axes: int) -> Affine:
+        total = ix.zero(axes).plus(self.offset)
+        for i, s in zip(index, self.strides, strict=True):
+            total = total + i * s
+        return total
+
+
+def destinations(fusion: Fusion) -> dict[Node, Destination]:
+    """The values of a graph that need no memory of their own, and where they go."""
+    found: dict[Node, Destination] = {}
+    for group in fusion.groups:
+        if group.kind == "concat":
+            (joined,) = group.roots
+            strides, start = ix.row_major(joined.type.shape), 0
+            axis = joined.params["axis"]
+            for x in joined.inputs:
+                if _is_only_for(fusion, x, joined):
+                    found[x] = Destination(joined, start * strides[axis], strides)
+                start += x.type.shape[axis]
+    for group in fusion.groups:
+        if len(group.members) != 1 or group.roots:
+            continue
+        (moved,) = group.members
+        if moved.op != "permute_dims" or moved in found or moved not in fusion.stored:
+            continue
+        (x,), order = moved.inputs, moved.params["axes"]
+        if _is_only_for(fusion, x, moved) and _last(x.type.shape) == order[_last(moved.type.shape)]:
+            by_axis = dict(zip(order, ix.row_major(moved.type.shape), strict=True))
+            found[x] = Destination(moved, 0, tuple(by_axis[a] for a in range(x.type.ndim)))
+    return found
+
+
+def _is_only_for(fusion: Fusion, x: Node, reader: Node) -> bool:
+    """Whether a nest computes x, and for this reader alone."""
+    home = fusion.home.get(x)
+    if home is None or home.kind not in ("map", "reduce", "contract") or x not in fusion.stored:
+        return False
+    alone = fusion.users[x] == [reader] and reader.inputs.count(x) == 1
+    return alone and x not in fusion.outputs and x.type.dtype == reader.type.dtype
+
+
+def _last(shape: Sequence[int]) -> int:
+    """The last axis along which there is more than one element: there, neighbours stay neighbours."""
+    return max((a for a, n in enumerate(shape) if n != 1), default=len(shape) - 1)
