@@ -31,6 +31,7 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     """Seconds of a whole step, and for each call or loop of its plan its seconds alone."""
     import backlit as bl
     from backlit.executors.native import memory
+    from backlit.executors.native.artifact import Artifact
     from backlit.executors.native.code import Code
     from backlit.executors.native.executor import Native
     from backlit.executors.native.kernels import Loop
@@ -47,15 +48,16 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     carried = [np.array(s, order="C") for s in flatten(trainer.moment.carry)[0]]
     steps = len(epoch.rows)
     watched = [np.empty((steps, *o.type.shape), o.type.dtype) for o in step.graph.outputs[len(carried) :]]
-    code = step.run.code([len(d) for d in data])  # type: ignore[attr-defined]
+    lengths = [len(d) for d in data]
+    code, plan = step.run.code(lengths), step.run.plan(lengths)  # type: ignore[attr-defined]
     arrays = [*data, np.ascontiguousarray(epoch.rows, np.int64), *carried, *watched]
     whole = _fastest(lambda: code.run(arrays, 0, steps), steps, seconds)
-    (loop,) = code.plan.steps
+    (loop,) = plan.steps
     memory.place([loop])
     found = []
     for call in [*loop.start, *loop.calls, *loop.moves]:
-        alone = replace(code.plan, steps=[Loop(None, False, [call], [], [], (), "alone")])
-        one = Code(alone, known("host"), code.shares)
+        alone = replace(plan, steps=[Loop(None, False, [call], [], [], (), "alone")])
+        one = Code(Artifact.of(alone, known("host"), code.shares), known("host"))
         one.seconds = code.seconds  # as many threads as the whole has
         found.append((call, _fastest(lambda one=one: one.run(arrays, 0, steps), steps, seconds)))  # type: ignore[misc]
     return whole, found

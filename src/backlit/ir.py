@@ -213,9 +213,12 @@ class Graph:
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
-    def names(self) -> dict[Node, str]:
-        """A different readable name for every node: its own, else the variable it was assigned to, else `%12`."""
-        return _names(self)
+    def names(self, sources: bool = True) -> dict[Node, str]:
+        """A different readable name for every node: its own, else the variable it was assigned to, else `%12`.
+
+        Without `sources` no variable is looked up, and no source file read.
+        """
+        return _names(self, sources)
 
 
 def freeze(value: Any) -> Any:
@@ -256,10 +259,10 @@ def _assigned(nodes: Sequence[Node]) -> Iterator[tuple[Node, str]]:
                 yield node, target
 
 
-def _names(graph: Graph) -> dict[Node, str]:
+def _names(graph: Graph, sources: bool) -> dict[Node, str]:
     nodes = graph.nodes
     wanted = {n: n.name for n in nodes if n.name is not None}
-    for node, target in _assigned(nodes):
+    for node, target in _assigned(nodes) if sources else ():
         wanted.setdefault(node, ".".join((*_layers(node), target)))
     names: dict[Node, str] = {}
     used: dict[str, int] = {}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import Native
+from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
 from backlit.executors.native.plan import plan
 from backlit.executors.reference import Reference
@@ -156,7 +157,7 @@ def test_the_same_bits_for_any_number_of_threads(name):
     given_arrays = [np.array(a) for a in programs.leaves(args)]
     found = []
     for shares in (1, 2, 3):
-        code = Code(plan(graph), NATIVE.target, shares)
+        code = Code(Artifact.of(plan(graph), NATIVE.target, shares), NATIVE.target)
         code.seconds = 1.0  # worth waking helpers for
         for _ in range(3):
             results = [np.empty(o.type.shape, o.type.dtype) for o in graph.outputs]

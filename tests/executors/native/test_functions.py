@@ -9,7 +9,7 @@ import pytest
 
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.builder import Function, Module
-from backlit.executors.native.jit import compile_text
+from backlit.executors.native.jit import Loaded, object_code
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.target import known
 
@@ -22,7 +22,7 @@ def compiled(name, dtype, lanes, target):
     f = Function(module, "run", [(POINTER, "x"), (POINTER, "y"), (I64, "n")], linkage="")
     x, y, n = f.arguments
     f.loop(0, n, lanes, lambda i: f.store(getattr(SCALARS, name)(f.load(x.at(i, dtype), dtype, lanes)), y.at(i, dtype)))
-    code = compile_text(module.text(), module.target)
+    code = Loaded(object_code(module.text(), module.target, jit=True), module.target)
     run = code.function("run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
     def call(values):

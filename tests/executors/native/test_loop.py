@@ -50,7 +50,7 @@ def test_the_state_is_updated_where_it_lies_and_the_callers_stays():
     loop(state, data, np.zeros((3, 16), np.int64))
     for a, b in zip(before, state, strict=True):
         np.testing.assert_array_equal(a, b)
-    (steps,) = loop.code([200, 200]).plan.steps
+    (steps,) = loop.plan([200, 200]).steps
     assert not steps.moves  # nothing is copied at the end of a step
 
 

@@ -6,18 +6,21 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from backlit.errors import IndexingError
 from backlit.executors.api import Array
-from backlit.executors.native import jit, threads
+from backlit.executors.native import cache, jit, threads
+from backlit.executors.native.artifact import Artifact
+from backlit.executors.native.digest import digest
 from backlit.executors.native.plan import Plan
-from backlit.executors.native.program import ENTRY, Program
+from backlit.executors.native.program import ENTRY
 from backlit.executors.native.storage import block
 from backlit.executors.native.target import Target
+from backlit.ir import Graph
 
 _WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their cost
 _WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth waking
@@ -25,20 +28,16 @@ PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") el
 
 
 class Code:
-    """The machine code of a plan. May be run by several Python threads at once: each run has an arena of its own."""
+    """An artifact ready to run. May be run by several Python threads at once: each run has an arena of its own."""
 
-    def __init__(self, plan: Plan, target: Target, shares: int = 0) -> None:
-        self.plan, self.target = plan, target
-        self.shares = shares or shares_for(plan)
-        program = Program(plan, target, self.shares)
-        self._checks = program.checks
-        self._code = jit.compile_text(program.text, target)
+    def __init__(self, artifact: Artifact, target: Target) -> None:
+        self.artifact, self.shares, self.seconds = artifact, artifact.shares, artifact.seconds
+        self._code = jit.Loaded(artifact.object, target)
         p, n = ctypes.c_void_p, ctypes.c_int64
         self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
-        self.seconds = seconds_for(plan)
         self.pace = 0.0  # seconds that a step took in the last run
         self._choice = threads.Choice(self.shares) if self.shares > 1 else None
-        self._constants = [a.ctypes.data for a in plan.constants]
+        self._constants = [a.ctypes.data for a in artifact.constants]
         self._arenas: list[Array] = []
         self._lock = threading.Lock()
 
@@ -51,7 +50,7 @@ class Code:
         with self._lock:
             arena = self._arenas.pop() if self._arenas else None
         if arena is None:
-            arena = block(max(1, self.plan.arena))
+            arena = block(max(1, self.artifact.arena))
         try:
             place, steps = arena.ctypes.data, max(1, last - first)
             choice = self._choice if self.seconds * steps >= _WORTH_WAKING else None
@@ -72,23 +71,35 @@ class Code:
             self._raise(status[0] - 1, status[1])
 
     def _raise(self, check: int, index: int) -> None:
-        node, axis, size = self._checks[check]
+        found = self.artifact.checks[check]
         raise IndexingError(
-            f"index {index} is out of range: axis {axis} has size {size}",
-            op=node.op,
-            inputs=[i.type for i in node.inputs],
-            site=node.site,
+            f"index {index} is out of range: axis {found.axis} has size {found.size}",
+            op=found.op,
+            inputs=found.inputs,
+            site=found.site,
         )
-
-
-def seconds_for(plan: Plan) -> float:
-    """About how long one run (one step of a loop) takes on one thread."""
-    return plan.flops / 80e9 + plan.bytes / 20e9 + 1e-7 * len(plan.calls())
 
 
 def shares_for(plan: Plan) -> int:
     """In how many shares the kernels are cut: one where barriers would cost more than they save."""
-    return min(8, max(1, PROCESSORS)) if seconds_for(plan) > _WORTH_SHARING else 1
+    return min(8, max(1, PROCESSORS)) if plan.seconds > _WORTH_SHARING else 1
+
+
+def compiled(graph: Graph, target: Target, make: Callable[[], Plan], *how: object) -> Code:
+    """The code of a graph's plan. Neither the plan nor its code is made again where the cache on disk has it.
+
+    `make` makes the plan; `how` is all that it depends on besides the graph and the target.
+    """
+    key = digest(graph, target, PROCESSORS, *how)
+    found = cache.read(key) if key is not None else None
+    if found is not None:
+        return Code(Artifact.unpack(found, graph), target)
+    plan = make()
+    artifact = Artifact.of(plan, target, shares_for(plan))
+    packed = artifact.pack(graph) if key is not None else None
+    if key is not None and packed is not None:
+        cache.write(key, packed)
+    return Code(artifact, target)
 
 
 def usable(array: Array, writeable: bool = False) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from backlit.errors import UnsupportedError
 from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments, check_step
 from backlit.executors.native import jit
-from backlit.executors.native.code import Code, shares_for, usable
+from backlit.executors.native.code import Code, compiled, shares_for, usable
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.fusion import BLOCKS, VIEWS
 from backlit.executors.native.kernels import COMBINERS
@@ -62,7 +62,8 @@ class Native(Executor):
 
     def compile(self, graph: Graph, donate: Sequence[int] = ()) -> Run:
         self.refuse_unsupported(graph)
-        return Compiled(Code(plan(prepared(graph), donate), self.target))
+        code = compiled(graph, self.target, lambda: plan(prepared(graph), donate, sources=False), "call", *donate)
+        return Compiled(graph, code)
 
     def compile_loop(self, step: Graph, carry: int, rows: int) -> RunLoop:
         check_step(step, carry, rows)
@@ -73,12 +74,11 @@ class Native(Executor):
 class Compiled:
     """A graph as a function of arrays."""
 
-    def __init__(self, code: Code) -> None:
-        self.code = code
-        self.plan = code.plan
+    def __init__(self, graph: Graph, code: Code) -> None:
+        self.graph, self.code = graph, code
 
     def __call__(self, *arrays: Array) -> list[Array]:
-        graph, taken = self.plan.graph, self.plan.taken
+        graph, taken = self.graph, self.code.artifact.taken
         check_arguments(graph.inputs, arrays)
         given = [usable(a, writeable=k in taken.values()) for k, a in enumerate(arrays)]
         results = [

@@ -42,13 +42,14 @@ class Lowering:
     def __init__(
         self,
         fusion: Fusion,
+        names: Mapping[Node, str],
         buffers: Mapping[Any, Buffer],
         destinations: Mapping[Node, Destination],
         scratch: Callable[..., Buffer],
     ) -> None:
+        self.names = names
         self.fusion, self.buffers, self.destinations, self.scratch = fusion, buffers, destinations, scratch
         self._filled = {d.target for d in destinations.values()}  # by those that compute what is in it
-        self.names = fusion.graph.names()
         self.now = 0  # the position of the group that is being lowered
         self.before: list[Call] = []  # what the kernel that is being lowered needs first
 

@@ -54,6 +54,11 @@ class Plan:
         """Bytes that the kernels read and write."""
         return total(self.steps, traffic)
 
+    @property
+    def seconds(self) -> float:
+        """About how long one run (one step of a loop) takes on one thread."""
+        return self.flops / 80e9 + self.bytes / 20e9 + 1e-7 * len(self.calls())
+
 
 def _calls(steps: Sequence[Any]) -> Any:
     for step in steps:
@@ -92,9 +97,13 @@ def traffic(call: Call) -> int:
 
 
 class Planner:
-    """Collects the buffers and constants of one program."""
+    """Collects the buffers and constants of one program.
 
-    def __init__(self) -> None:
+    Without `sources` nothing is named after the variables of the user's source, which need not be read then.
+    """
+
+    def __init__(self, sources: bool = True) -> None:
+        self.sources = sources
         self.constants: list[np.ndarray[Any, np.dtype[Any]]] = []
         self._constants: dict[int, Buffer] = {}
 
@@ -125,7 +134,7 @@ class Planner:
         self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer], forced: frozenset[Node]
     ) -> list[Any]:
         fusion = Fusion(graph, forced)
-        names = graph.names()
+        names = graph.names(self.sources)
         buffers: dict[Any, Buffer] = dict(zip(graph.inputs, inputs, strict=True))
         wanted: dict[Any, Buffer] = {}
         copies: list[tuple[Node, Buffer]] = []
@@ -146,7 +155,7 @@ class Planner:
                     for i, t in enumerate(node.types):
                         key = (node, i) if len(node.types) > 1 else node
                         buffers[key] = wanted.get(key) or self.arena(t, f"{names[node]}[{i}]")
-        lowering = Lowering(fusion, buffers, elsewhere, self.arena)
+        lowering = Lowering(fusion, names, buffers, elsewhere, self.arena)
         steps: list[Any] = []
         missing: set[Node] = set()
         lowering.now = -1
@@ -239,10 +248,10 @@ def _key(node: Node) -> Any:
     return (node.inputs[0], node.params["index"]) if node.op == "item" else node
 
 
-def plan(graph: Graph, donate: Sequence[int] = ()) -> Plan:
+def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True) -> Plan:
     """The program of a graph whose inputs and outputs are separate arrays; `donate` numbers inputs to overwrite."""
-    planner = Planner()
-    names = graph.names()
+    planner = Planner(sources)
+    names = graph.names(sources)
     inputs = [Buffer(n.type, names[n], "input", k) for k, n in enumerate(graph.inputs)]
     outputs = [Buffer(n.type, f"result {k}", "output", k) for k, n in enumerate(graph.outputs)]
     steps = planner.steps(graph, inputs, outputs)
@@ -257,7 +266,7 @@ def plan(graph: Graph, donate: Sequence[int] = ()) -> Plan:
     return Plan(graph, steps, planner.constants, memory.place(steps), taken)
 
 
-def plan_loop(step: Graph, carry: int, shared: int) -> Plan:
+def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True) -> Plan:
     """A program that runs `step` any number of times.
 
     The inputs of `step` are the carried values, `shared` values that stay, and values that come row by row from arrays
@@ -265,8 +274,8 @@ def plan_loop(step: Graph, carry: int, shared: int) -> Plan:
     table the inputs are the shared arrays and the arrays of rows, the outputs the carried values (which hold the old
     ones when it starts) and the arrays of kept rows.
     """
-    planner = Planner()
-    names = step.names()
+    planner = Planner(sources)
+    names = step.names(sources)
     given = step.inputs[carry:]
     types = [Type(n.type.dtype, n.type.shape if k < shared else (1, *n.type.shape)) for k, n in enumerate(given)]
     inputs = [Buffer(t, names[n], "input", k) for k, (t, n) in enumerate(zip(types, given, strict=True))]

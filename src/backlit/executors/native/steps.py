@@ -14,9 +14,9 @@ import numpy as np
 
 from backlit.errors import ShapeError
 from backlit.executors.api import Array
-from backlit.executors.native.code import Code, usable
+from backlit.executors.native.code import Code, compiled, usable
 from backlit.executors.native.convolution import prepared
-from backlit.executors.native.plan import plan_loop
+from backlit.executors.native.plan import Plan, plan_loop
 from backlit.executors.native.storage import Storage
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Type, make_node, substitute
@@ -72,10 +72,15 @@ class Steps:
         with self._lock:
             found = self._codes.get(tuple(lengths))
             if found is None:
-                whole = with_gathers(self.step, self.carry, lengths)
-                found = Code(plan_loop(prepared(whole), self.carry, len(lengths)), self.target)
+                how = "loop", self.carry, *lengths
+                found = compiled(self.step, self.target, lambda: self.plan(lengths, sources=False), *how)
                 self._codes[tuple(lengths)] = found
         return found
+
+    def plan(self, lengths: Sequence[int], sources: bool = True) -> Plan:
+        """The plan of the loop for data sets of these lengths."""
+        whole = with_gathers(self.step, self.carry, lengths)
+        return plan_loop(prepared(whole), self.carry, len(lengths), sources)
 
 
 def with_gathers(step: Graph, carry: int, lengths: Sequence[int]) -> Graph:
