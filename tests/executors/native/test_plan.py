@@ -8,6 +8,7 @@ import pytest
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import Native
+from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.kernels import Loop, Nest
@@ -151,7 +152,7 @@ def test_a_recurrent_layer_has_the_same_bits_for_any_number_of_threads(batch):
     made = plan(prepared(graph))
     results = []
     for threads in (1, 2, 3):
-        code = Code(made, known("host"), 3)
+        code = Code(Artifact.of(made, known("host"), 3), known("host"))
         code._threads = lambda steps, threads=threads: threads
         outputs = [np.empty(o.type.shape, o.type.dtype) for o in made.graph.outputs]
         code.run([*(np.ascontiguousarray(a) for a in args), *outputs], 0, 1)
