@@ -57,6 +57,10 @@ class Executor(ABC):
         run         (carry, data, row_index) -> (carry, watched): `data` holds `rows` arrays whose rows are examples,
                     `row_index` (steps, batch) integers says which rows make each minibatch, `watched` are the other
                     outputs of step, one row a step
+
+        Nothing that is given is changed. An array that cannot be written to (`flags.writeable` is False) must not
+        change by other ways either while it lives: an executor may keep a copy where it computes, and use that in the
+        next call. All others are read anew in each call.
         """
 
     @abstractmethod

@@ -6,8 +6,10 @@ that an executor's `compile_loop` takes. The rules that hold here:
 - The order of an epoch is a function of (key, epoch), so training goes on from any position with the same bits.
 - The last batch may be short. It is never padded: it gets a step of its own size, so the gradient is that of the mean
   over its own examples, and statistics over the batch see only real examples. That costs one further compilation.
-- Arrays in memory are handed over whole, once. Memory-mapped arrays are read some megabytes at a time, and are shuffled
-  window by window: blocks of neighbouring rows in random order, then the rows of many blocks among each other.
+- Arrays in memory are handed over whole, once, as views that cannot be written to: an executor may keep its own copy of
+  them for as long as the feed lives, and the next feed has arrays that were changed meanwhile read anew.
+- Memory-mapped arrays are read some megabytes at a time, and are shuffled window by window: blocks of neighbouring rows
+  in random order, then the rows of many blocks among each other.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ class ArrayFeed(Feed):
         cost = sum(a.size * self.dtypes[r].itemsize for r, a in changed)
         self.resident = not mapped and cost <= RESIDENT_BYTES
         if self.resident:
-            self.data = dict(self.data) | {r: np.ascontiguousarray(a, self.dtypes[r]) for r, a in changed}
+            whole = dict(self.data) | {r: np.ascontiguousarray(a, self.dtypes[r]) for r, a in changed}
+            self.data = {r: _fixed(a) for r, a in whole.items()}
 
     @property
     def examples(self) -> int:
@@ -131,6 +134,13 @@ class ArrayFeed(Feed):
     def _shuffled(self, key: Array) -> Order:
         n = len(next(iter(self.data.values()))) if self.subset is None else len(self.subset)
         return Order(key, n, 0 if self.resident else max(1, BLOCK_BYTES // self._row_bytes()))
+
+
+def _fixed(array: Array) -> Array:
+    """A view of its own that cannot be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 @dataclass

@@ -249,17 +249,17 @@ class Trainer:
             shown=progress is not False,
             done_epochs=self.epoch - plan.first,
         )
-        measured = held
+        measured = None if held is None else held.feed(EVALUATION_BATCH)
 
         def validate() -> dict[str, float]:
             assert measured is not None
-            found = self._measure(measured.feed(EVALUATION_BATCH))
+            found = self._measure(measured)
             return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
 
         try:
             for callback in asked:
                 callback.on_start(self)
-            Run(self, feed, asked, validate if held is not None else None, display).go()
+            Run(self, feed, asked, validate if measured is not None else None, display).go()
             self.pending = False
         finally:
             self.sync()

@@ -16,12 +16,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from backlit.errors import IndexingError, SettingError
-from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments, check_step
-from backlit.executors.xla.lowering import SPECIAL, TABLE, Lowering
+from backlit.errors import SettingError
+from backlit.executors.api import Array, Executor, Run, check_arguments, check_step
+from backlit.executors.xla.loop import Loop, refuse_unsound
+from backlit.executors.xla.lowering import SPECIAL, TABLE, Lowering, indexing
+from backlit.executors.xla.residence import Residents
 from backlit.ir import Graph, Node
 from backlit.ops.record import OPS
 from backlit.passes import simplify
@@ -81,12 +82,11 @@ class XLA(Executor):
     def compile(self, graph: Graph, donate: Sequence[int] = ()) -> Run:
         self.refuse_unsupported(graph)
         program = simplify(graph)
-        checks: list[Node] = []
+        checks = list(indexing(program))
 
         def whole(*arrays: Any) -> tuple[list[Any], list[Any]]:
             lowering = Lowering(self.compute)
             results = lowering.run(program, arrays)
-            checks[:] = [n for n, _ in lowering.sound]
             return results, [ok for _, ok in lowering.sound]
 
         compiled = jax.jit(whole, donate_argnums=tuple(donate))
@@ -100,58 +100,16 @@ class XLA(Executor):
 
         return run
 
-    def compile_loop(self, step: Graph, carry: int, rows: int) -> RunLoop:
+    def compile_loop(self, step: Graph, carry: int, rows: int) -> Loop:
         check_step(step, carry, rows)
         self.refuse_unsupported(step)
-        program = simplify(step)
-        checks: list[Node] = []
         places = [self.placed(n) for n in step.inputs[:carry]]
-        whole, split = self.sharding(), self.sharding(BATCH)
+        return Loop(simplify(step), places, self.sharding(), self._cut, self.compute, self._residents)
 
-        def gathered(data: Any, chosen: Any) -> Any:
-            batch = data.at[chosen].get(mode="promise_in_bounds")
-            return _constrained(batch, split if len(chosen) % self.mesh.size == 0 else whole)
+    def _cut(self, batch: int) -> NamedSharding:
+        """The sharding of a minibatch: cut over the devices where that leaves each the same share."""
+        return self.sharding(BATCH) if batch % self.mesh.size == 0 else self.sharding()
 
-        def loop(state: Any, data: Any, row_index: Any) -> Any:
-            def once(now: Any, chosen: Any) -> Any:
-                lowering = Lowering(self.compute)
-                results = lowering.run(program, [*now, *(gathered(d, chosen) for d in data)])
-                checks[:] = [n for n, _ in lowering.sound]
-                new = [_constrained(r, p) for r, p in zip(results[:carry], places, strict=True)]
-                return tuple(new), (tuple(results[carry:]), tuple(ok for _, ok in lowering.sound))
-
-            last, (watched, sound) = lax.scan(once, tuple(state), row_index)
-            return last, watched, [ok.all() for ok in sound]
-
-        compiled = jax.jit(loop, donate_argnums=(0,))
-
-        def run(state: Sequence[Array], data: Sequence[Array], row_index: Array) -> tuple[list[Array], list[Array]]:
-            refuse_rows(data, row_index)
-            with jax.enable_x64():
-                held = [jax.device_put(np.asarray(s), p) for s, p in zip(state, places, strict=True)]
-                shared = [jax.device_put(np.asarray(d), whole) for d in data]
-                last, watched, sound = compiled(held, shared, jax.device_put(np.asarray(row_index), whole))
-                refuse_unsound(checks, sound)
-                return [np.array(s) for s in last], [np.array(w) for w in watched]
-
-        return run
-
-
-def _constrained(value: Any, sharding: NamedSharding) -> Any:
-    return lax.with_sharding_constraint(value, sharding)  # type: ignore[no-untyped-call]
-
-
-def refuse_unsound(checks: Sequence[Node], sound: Sequence[Any]) -> None:
-    """Raise IndexingError at the first op whose indices were out of range."""
-    for node, ok in zip(checks, sound, strict=True):
-        if not bool(ok):
-            raise IndexingError(
-                "an index is out of range", op=node.op, inputs=[i.type for i in node.inputs], site=node.site
-            )
-
-
-def refuse_rows(data: Sequence[Array], row_index: Array) -> None:
-    """Raise IndexingError where a row index is outside of a data set."""
-    for d in data:
-        if row_index.size and not 0 <= row_index.min() <= row_index.max() < len(d):
-            raise IndexingError(f"a row index is out of range: there are {len(d)} rows")
+    @cached_property
+    def _residents(self) -> Residents:
+        return Residents()

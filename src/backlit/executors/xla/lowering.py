@@ -8,7 +8,7 @@ must raise, which compiled code cannot do: each gather also computes whether its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -131,6 +131,15 @@ CHECKED = {"gather", "scatter_add"}
 SPECIAL = {"contract", "scan", *CHECKED}
 
 
+def indexing(graph: Graph) -> Iterator[Node]:
+    """The ops that index, loops opened, in the order in which `Lowering.sound` has them."""
+    for node in graph.nodes:
+        if node.op in CHECKED:
+            yield node
+        elif node.op == "scan":
+            yield from indexing(node.params["body"])
+
+
 class Lowering:
     """Runs a graph on JAX values.
 
@@ -207,17 +216,15 @@ class Lowering:
     def scan(self, node: Node, inputs: list[Value]) -> tuple[Value, ...]:
         body, carry, outside = (node.params[k] for k in ("body", "carry", "outside"))
         fixed, state, sequences = inputs[:outside], inputs[outside : outside + carry], inputs[outside + carry :]
-        checks: list[Node] = []
 
         def step(now: tuple[Value, ...], x: tuple[Value, ...]) -> tuple[tuple[Value, ...], Any]:
             inner = Lowering(self.compute)
             results = inner.run(body, [*fixed, *now, *x])
-            checks[:] = [n for n, _ in inner.sound]
             return tuple(results[:carry]), (tuple(results[carry:]), tuple(ok for _, ok in inner.sound))
 
         last, (ys, sound) = lax.scan(
             step, tuple(state), tuple(sequences), length=node.params["length"], reverse=node.params["reverse"]
         )
-        self.sound += [(n, jnp.all(ok)) for n, ok in zip(checks, sound, strict=True)]
+        self.sound += [(n, jnp.all(ok)) for n, ok in zip(indexing(body), sound, strict=True)]
         results = (*last, *ys)
         return results if len(results) > 1 else results[0]

@@ -1,0 +1,61 @@
+"""What is on the devices already, so that it need not be copied there again.
+
+The rule: only a read-only array is remembered, for as long as it lives. By the contract of `compile_loop` such an array
+never changes, and NumPy refuses to write to it; an array that somebody may write to is copied at every call, so that
+whoever changes it in place gets what it holds now.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from backlit.executors.api import Array
+
+
+class Residents:
+    """The copies on devices of arrays in memory. A copy goes when its array does."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Array], Any]] = {}
+
+    def keep(self, array: Array, copy: Any) -> None:
+        """Remember where the copy of a read-only array is."""
+        number, known = id(array), self._known
+        known[number] = weakref.ref(array, lambda _: known.pop(number, None)), copy
+
+    def find(self, array: Array, sharding: NamedSharding) -> Any:
+        """The copy of the array under this sharding; None where there is none, or the array may have changed."""
+        found = None if array.flags.writeable else self._known.get(id(array))
+        if found is None or found[0]() is not array or found[1].sharding != sharding:
+            return None
+        return found[1]
+
+    def shared(self, array: Array, sharding: NamedSharding) -> Any:
+        """The array on the devices, only to be read."""
+        copy = self.find(array, sharding)
+        if copy is None:
+            if array.flags.writeable:
+                return jax.device_put(array, sharding)
+            copy = jax.device_put(array, sharding, may_alias=False)  # on a CPU it would keep the array alive
+            self.keep(array, copy)
+        return copy
+
+    def given_away(self, array: Array, sharding: NamedSharding) -> Any:
+        """The array on the devices, for a program that will overwrite it."""
+        copy = self.find(array, sharding)
+        if copy is None:
+            return jax.device_put(array, sharding)
+        del self._known[id(array)]
+        return copy
+
+    def fetched(self, copy: Any) -> Array:
+        """A read-only array of what is on the devices, which stays there."""
+        array = np.array(copy)
+        array.flags.writeable = False
+        self.keep(array, copy)
+        return array
