@@ -102,19 +102,28 @@ class Value:
         return self._binary("fdiv", o, True)
 
     def _divided(self, o: Value) -> Value:
-        """Every lane divided by one number: a product with its reciprocal r, and what that lacks made up for.
+        return self.divided(*o.reciprocal())
 
-        q = x r,  q + (x - o q) r  is x / o correctly rounded (Markstein 1990). Both are made larger if o is so small
-        that r would overflow. Where the correction is no number (o is 0 or infinite, q overflows), q is right already.
+    def reciprocal(self) -> tuple[Value, Value, Value]:
+        """What `divided` needs to know of a divisor: the divisor and 1 / divisor, both scaled, and the scale.
+
+        Both are made larger if the divisor is so small that its reciprocal would overflow.
         """
-        f = self.f
-        size = f.call("fabs", o.dtype, 1, [o])
-        scale = (size < 2.0**-60).select(f.const(2.0**60, o.dtype), 1.0)
-        divisor, x = o * scale, self * scale
-        r = 1.0 / divisor
+        size = self.f.call("fabs", self.dtype, self.lanes, [self])
+        scale = (size < 2.0**-60).select(self.f.const(2.0**60, self.dtype, self.lanes), 1.0)
+        divisor = self * scale
+        return divisor, 1.0 / divisor, scale
+
+    def divided(self, divisor: Value, r: Value, scale: Value) -> Value:
+        """Divided by what `reciprocal` was asked of: a product, and what that lacks made up for.
+
+        q = x r,  q + (x - o q) r  is x / o correctly rounded (Markstein 1990). Where the correction is no number
+        (o is 0 or infinite, q overflows) or would lose the sign of a zero, q is right already.
+        """
+        x = self * scale
         q = x * r
-        better = f.fma(f.fma(-divisor, q, x), r, q)
-        return (better == better).select(better, q)
+        better = self.f.fma(self.f.fma(-divisor, q, x), r, q)
+        return ((better == better) & (q != 0.0)).select(better, q)
 
     def __floordiv__(self, o: Any) -> Value:
         """Of nonnegative integers."""

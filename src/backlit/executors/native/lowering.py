@@ -27,6 +27,7 @@ from backlit.executors.native.kernels import (
     Search,
     Sort,
 )
+from backlit.executors.native.parts import in_parts
 from backlit.ir import Node, Type
 from backlit.ops.contraction import parts_of
 
@@ -60,7 +61,9 @@ class Lowering:
         if group.kind in ("map", "reduce", "contract"):
             self.before = []
             made = self._nest(group)
-            return [] if made is None else [*self.before, made]
+            if made is None:
+                return []
+            return [*self.before, *(in_parts(made, self.scratch) if group.kind == "reduce" else [made])]
         (root,) = group.roots
         found: list[Call | None] = getattr(self, f"_{root.op}")(root)
         return [c for c in found if c is not None]

@@ -23,7 +23,7 @@ import numpy as np
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.builder import Function, Module, Value
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
-from backlit.executors.native.names import BOOL, I64, POINTER
+from backlit.executors.native.names import BOOL, F32, F64, I64, POINTER
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes, write_transpose
 from backlit.ops.record import OPS
@@ -127,11 +127,13 @@ class Point:
 
     def __init__(self, values: dict[int, Value], pointers: dict[int, Value], counters: dict[int, Value]) -> None:
         self.values, self.pointers, self.counters = values, pointers, counters
+        self.reciprocals: dict[int, tuple[Value, Value, Value]] = {}  # of values that are divided by more than once
         self.lanes = 1
         self.mask: Value | None = None
 
     def copy(self) -> Point:
         new = Point(dict(self.values), dict(self.pointers), dict(self.counters))
+        new.reciprocals = dict(self.reciprocals)
         new.lanes, new.mask = self.lanes, self.mask
         return new
 
@@ -150,6 +152,7 @@ class NestWriter:
         self.order = self.outer + self.inner
         self.everything = nest.prologue + nest.epilogue
         self.stage = self._stages()
+        self.divisors = self._divisors()
         self.check = {k: n for n, k in enumerate(k for k, i in enumerate(self.everything) if i.op == "gather")}
 
     def _stages(self) -> list[int]:
@@ -168,6 +171,14 @@ class NestWriter:
                 stage = len(self.outer)
             stages.append(stage)
         return stages
+
+    def _divisors(self) -> set[int]:
+        """The values by which is divided in a loop that they do not depend on."""
+        found = {
+            i.inputs[1] for k, i in enumerate(self.everything)
+            if i.op == "divide" and i.dtype in (F32, F64) and self.stage[i.inputs[1]] < self.stage[k]
+        }  # fmt: skip
+        return found if self.f.module.target.fused else set()
 
     def write(self) -> None:
         f, n = self.f, len(self.nest.arguments)
@@ -336,6 +347,8 @@ class NestWriter:
                 continue
             with self.f.naming(i.hint or i.op):
                 here.values[k] = self.value(k, i, here)
+                if k in self.divisors:
+                    here.reciprocals[k] = here.values[k].reciprocal()
 
     def value(self, k: int, i: Instruction, here: Point) -> Value:
         """One instruction."""
@@ -353,6 +366,8 @@ class NestWriter:
             case "store":
                 self._store(k, i, here, operands[0])
                 return operands[0]
+            case "divide" if i.inputs[1] in here.reciprocals:
+                return operands[0].divided(*here.reciprocals[i.inputs[1]])
             case op:
                 scalar = OPS[op].scalar
                 assert scalar is not None

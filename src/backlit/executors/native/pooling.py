@@ -100,7 +100,9 @@ def _side_by_side(node: Node, x: Node | None, top: Node | None, g: Node, split: 
     alike = tuple(n for a, c in enumerate(covered) for n in ((c // sizes[a], 1) if a in sizes else (c,)))
     sent = reshape(Traced(g), alike)
     if x is not None and top is not None:
-        inside = Traced(x)[tuple(slice(0, c) for c in covered)] if tuple(covered) != shape else Traced(x)
+        inside: Value = Traced(x)
+        if tuple(covered) != shape:
+            inside = inside[tuple(slice(0, c) for c in covered)]
         sent = where(equal(reshape(inside, by_window), reshape(Traced(top), alike)), sent, 0.0)
     else:
         sent = broadcast_to(sent, by_window)
@@ -146,7 +148,8 @@ def _total(node: Node, split: set[Node]) -> Value | None:
     if like is None or node.params["keepdims"]:
         return None
     groups = _groups(node.inputs[0].type.shape, like.type.shape)
-    axes, at = [], 0
+    axes: list[int] = []
+    at = 0
     for a, g in enumerate(groups):
         axes += range(at, at + len(g)) if a in node.params["axis"] else []
         at += len(g)

@@ -1,0 +1,100 @@
+"""Long sums of few results (a bias's gradient, the statistics of batch norm) are taken in parts.
+
+Such a nest has no axis of the result worth sharing between threads, and goes through memory once for each vector of
+its result. Cut into parts, the longest step first, it becomes two nests: partial sums of so many rows that they stay in
+the cache while they are read, and the sum of the partial sums, with what follows it. How many parts there are depends
+on the sizes only, so the results have the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from backlit.executors.native import index as ix
+from backlit.executors.native.index import Affine
+from backlit.executors.native.kernels import COMBINERS, Buffer, Call, Instruction, Nest
+from backlit.ir import Type
+
+_WORK = 1 << 15  # elements that are worth a kernel more
+_PART = 1 << 13  # elements of a part: a few arrays of them fit in the first-level cache
+
+
+def in_parts(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
+    """The call, or the two calls that do the same."""
+    nest = call.kernel
+    assert isinstance(nest, Nest)
+    count = parts(nest)
+    if count < 2:
+        return [call]
+    sums = [k for k, i in enumerate(nest.prologue) if i.op in COMBINERS]
+    shape = (count, *nest.space)
+    places = [scratch(Type(nest.prologue[k].dtype, shape), f"{call.label} part") for k in sums]
+    return [_partial(call, nest, sums, places), _whole(call, nest, sums, places)]
+
+
+def parts(nest: Nest) -> int:
+    """Into how many parts the sums of a nest are cut; 1: they are not."""
+    if not nest.reduced or nest.checks or nest.points * nest.steps < _WORK or nest.steps < 4 * nest.points:
+        return 1
+    n = nest.reduced[0]
+    wanted = nest.points * nest.steps / _PART
+    choices = [d for d in range(4, min(n, 4096) + 1) if n % d == 0 and nest.steps // d >= 16]
+    return min(choices, key=lambda d: abs(math.log(d / wanted)), default=1)
+
+
+def _partial(call: Call, nest: Nest, sums: Sequence[int], places: Sequence[Buffer]) -> Call:
+    """The sums of each part, which are stored."""
+    count, outer = places[0].type.shape[0], len(nest.space)
+    length = nest.reduced[0] // count
+    reduced = (length, *nest.reduced[1:]) if length > 1 else nest.reduced[1:]
+
+    def moved(place: Affine) -> Affine:
+        step, rest = place.strides[outer], place.strides[outer + 1 :]
+        return Affine(place.offset, (step * length, *place.strides[:outer], *((step, *rest) if length > 1 else rest)))
+
+    code = [replace(i, place=moved(i.place)) if i.place is not None else i for i in nest.prologue]
+    used = sorted({i.argument for i in code if i.argument >= 0})
+    code = [replace(i, argument=used.index(i.argument)) if i.argument >= 0 else i for i in code]
+    strides = ix.row_major(places[0].type.shape) + (0,) * len(reduced)
+    stores = tuple(
+        Instruction("store", (k,), nest.prologue[k].dtype, argument=len(used) + j, place=Affine(0, strides))
+        for j, k in enumerate(sums)
+    )
+    dtypes = (*(nest.arguments[a] for a in used), *(b.type.dtype for b in places))
+    kernel = Nest((count, *nest.space), reduced, tuple(code), stores, dtypes)
+    arguments = (*(call.arguments[a] for a in used), *((b, 0) for b in places))
+    writes = [used.index(a) for a in call.writes if a in used and _stored_by(code, used.index(a))]
+    writes += range(len(used), len(used) + len(places))
+    return Call(kernel, arguments, tuple(writes), call.nodes, (), f"{call.label} in parts")
+
+
+def _stored_by(code: Sequence[Instruction], argument: int) -> bool:
+    return any(i.op == "store" and i.argument == argument for i in code)
+
+
+def _whole(call: Call, nest: Nest, sums: Sequence[int], places: Sequence[Buffer]) -> Call:
+    """The sums of the parts, and the epilogue."""
+    count, first = places[0].type.shape[0], len(nest.prologue)
+    steps = ix.row_major(places[0].type.shape)
+    place = Affine(0, (*steps[1:], steps[0]))
+    prologue: list[Instruction] = []
+    new: dict[int, int] = {}
+    for j, k in enumerate(sums):
+        i = nest.prologue[k]
+        prologue.append(Instruction("load", (), i.dtype, argument=j, place=place, hint="part"))
+        prologue.append(replace(i, inputs=(len(prologue) - 1,)))
+        new[k] = len(prologue) - 1
+    new |= {first + e: len(prologue) + e for e in range(len(nest.epilogue))}
+    used = sorted({i.argument for i in nest.epilogue if i.argument >= 0})
+    epilogue = []
+    for i in nest.epilogue:
+        at = Affine(i.place.offset, (*i.place.strides[: len(nest.space)], 0)) if i.place is not None else None
+        argument = len(places) + used.index(i.argument) if i.argument >= 0 else -1
+        epilogue.append(replace(i, inputs=tuple(new[j] for j in i.inputs), argument=argument, place=at))
+    dtypes = (*(b.type.dtype for b in places), *(nest.arguments[a] for a in used))
+    kernel = Nest(nest.space, (count,), tuple(prologue), tuple(epilogue), dtypes)
+    arguments = (*((b, 0) for b in places), *(call.arguments[a] for a in used))
+    writes = tuple(len(places) + used.index(a) for a in call.writes if a in used and _stored_by(nest.epilogue, a))
+    return Call(kernel, arguments, writes, call.nodes, (), call.label)

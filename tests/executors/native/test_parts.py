@@ -1,0 +1,65 @@
+"""Long sums of few results: what is cut into parts, and that the parts make up the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import ops
+from backlit.executors.native import Native
+from backlit.executors.reference import Reference
+
+from . import programs
+
+NATIVE = Native("avx512")
+
+
+def reductions(function, *args):
+    return [c.kernel for c in NATIVE.plan(bl.trace(function, *args)).calls() if c.kernel.prologue]
+
+
+def test_a_long_sum_of_few_results_is_taken_in_parts():
+    first, second = reductions(lambda x: ops.sum(x, (0, 1, 2)) * 2.0, np.zeros((32, 24, 24, 16), np.float32))
+    assert first.space[1:] == second.space == (16,)
+    assert first.space[0] * first.steps == 32 * 24 * 24
+    assert second.reduced == first.space[:1]
+
+
+@pytest.mark.parametrize("shape", [(128, 16), (4096, 64), (61 * 61, 8)])
+def test_rows_are_not_cut(shape):
+    (kernel,) = reductions(lambda x: ops.sum(x, 1), np.zeros(shape, np.float32))
+    assert kernel.space == shape[:1]
+
+
+@pytest.mark.parametrize("shape", [(64, 17, 19, 3), (37, 40, 41, 5), (3000, 30), (131071,), (300, 20, 17)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_statistics_are_exact_to_rounding(shape, dtype):
+    x = programs.Normal(dtype)(*shape) + 3.0
+    axes = tuple(range(len(shape) - 1)) or (0,)
+
+    def f(x):
+        mean = ops.mean(x, axes)
+        centred = x - mean
+        variance = ops.mean(centred * centred, axes)
+        return variance, ops.max(x, axes) + mean, ops.sum(centred / ops.sqrt(variance + 1e-5) * x, axes), centred
+
+    exact = x.astype("float64")
+    found = Native().compile(bl.trace(f, x))(x)
+    for got, wanted in zip(found, Reference().compile(bl.trace(f, exact))(exact), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-5 if dtype == "float32" else 1e-10, atol=2e-6)
+
+
+def test_dividing_all_rows_by_the_same_numbers_rounds_as_dividing_does():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((300, 40)) * 10.0 ** rng.integers(-20, 20, (300, 40))).astype(np.float32)
+    d = (rng.standard_normal(40) * 10.0 ** rng.integers(-15, 15, 40)).astype(np.float32)
+    x[0], x[1], x[2], x[3] = 0.0, -0.0, np.inf, np.nan
+    d[:5] = 0.0, -0.0, np.inf, np.nan, -3.0
+    with np.errstate(all="ignore"):
+        (got,) = Native().compile(bl.trace(lambda x, d: x / d, x, d))(x, d)
+        wanted = x / d
+    normal = ~(np.abs(wanted) < 1e-37) | (wanted == 0)
+    np.testing.assert_array_equal(got[normal], wanted[normal])
+    zero = wanted == 0
+    np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(wanted[zero]))
