@@ -25,6 +25,7 @@ NEEDED = {  # the settings without which a kind cannot be made
     "warmup": {"schedule": optim.Cosine(0.1, 10), "steps": 5},
     "ema": {"optimizer": optim.Adam(optim.Warmup(optim.Cosine(0.1, 10), 3))},
     "accumulate": {"optimizer": optim.EMA(optim.SGD(groups={"*.bias": {"frozen": True}})), "steps": 2},
+    "lossscale": {"optimizer": optim.Accumulate(optim.EMA(optim.Adam()), 2)},
 }
 
 

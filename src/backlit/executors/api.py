@@ -41,6 +41,11 @@ class Executor(ABC):
 
     name: str
 
+    @property
+    def needs_loss_scale(self) -> bool:
+        """Whether gradients may vanish or overflow in the numbers that it computes with: training scales the loss."""
+        return False
+
     @abstractmethod
     def compile(self, graph: Graph, donate: Sequence[int] = ()) -> Run:
         """A function from the graph's inputs to the list of its outputs.

@@ -17,10 +17,11 @@ from backlit.optim.schedules import (
     Warmup,
 )
 from backlit.optim.sgd import SGD, Momentum, Nesterov
-from backlit.optim.wrappers import EMA, Accumulate
+from backlit.optim.wrappers import EMA, Accumulate, LossScale, with_loss_scale
 
 __all__ = [
     "EMA", "SGD", "Accumulate", "Adagrad", "Adam", "AdamW", "Adamax", "Constant", "Cosine", "Descent", "Exponential",
-    "Linear", "Lion", "Momentum", "NAdam", "Nesterov", "OneCycle", "Optimizer", "Piecewise", "RMSProp", "Schedule",
-    "StepDecay", "Warmup", "clip_by_global_norm", "clip_by_norm", "clip_by_value", "from_config", "get", "global_norm",
+    "Linear", "Lion", "LossScale", "Momentum", "NAdam", "Nesterov", "OneCycle", "Optimizer", "Piecewise", "RMSProp",
+    "Schedule", "StepDecay", "Warmup", "clip_by_global_norm", "clip_by_norm", "clip_by_value", "from_config", "get",
+    "global_norm", "with_loss_scale",
 ]  # fmt: skip

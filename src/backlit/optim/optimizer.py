@@ -69,6 +69,10 @@ class Optimizer(Settings, ABC):
     def with_learning_rate(self, learning_rate: float | Schedule) -> Optimizer:
         """The same optimiser with another learning rate or schedule."""
 
+    def scaled(self, state: State, loss: Value) -> Value:
+        """What the gradients given to `update` are to be of: the loss, or a multiple of it (LossScale)."""
+        return loss
+
     def averaged(self, state: State, params: Params) -> Params:
         """The parameters to evaluate and to keep: an average over the steps if there is one (EMA), else the latest."""
         return params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,8 @@ class Wrapper(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         inner = self.optimizer
+        if isinstance(inner, LossScale):
+            raise SettingError("a loss scale stands around everything", fix="LossScale(...(...))")
         while isinstance(inner, Wrapper):
             if type(inner) is type(self):
                 raise SettingError(f"{type(self).__name__} stands around {type(self).__name__}")
@@ -131,3 +134,63 @@ class Accumulate(Wrapper):
             "micro_step": ops.where(full, 0, micro_step),
             "gradient_sum": {name: ops.where(full, 0.0, g) for name, g in total.items()},
         }
+
+
+@dataclass(frozen=True)
+class LossScale(Wrapper):
+    """Keeps gradients from vanishing where products are computed in float16: Micikevicius et al. 2018, section 3.2.
+
+        g = (1/s) ∇(s L)      s is a power of two, so that nothing is rounded
+
+    A step whose gradient is not finite changes nothing and halves s. After `growth` steps in a row with finite ones s
+    doubles. At s = 1 no step is left out any more: a gradient that is not finite then is the network's own.
+
+    The gradients given to `update` are those of `scaled(state, loss)`. It is part of what is remembered, so a run goes
+    on with it on any executor; `bl.Trainer` puts it around the optimiser where the executor computes in float16.
+    """
+
+    initial: float = number(2.0**15, at_least=1)
+    growth: int = whole(2000, at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if math.frexp(self.initial)[0] != 0.5:
+            raise SettingError(f"initial is {self.initial!r}", fix="use a power of two: 2.0**15")
+
+    def init(self, params: Params) -> State:
+        state = self.optimizer.init(params)
+        scale = np.asarray(self.initial, type_of(state["scale"]).dtype)
+        return state | {"loss_scale": scale, "good_steps": np.zeros((), np.uint32)}
+
+    def scaled(self, state: State, loss: Value) -> Value:
+        with ops.scope("loss_scale"):
+            return loss * ops.astype(state["loss_scale"], type_of(loss).dtype)
+
+    @np.errstate(all="ignore")  # as in ops: overflow gives inf, quietly
+    def update(self, gradients: Params, state: State, params: Params) -> tuple[Params, State]:
+        s = state["loss_scale"]
+        gs = {name: g / ops.astype(s, type_of(g).dtype) for name, g in named_leaves(gradients, "gradients").items()}
+        finite: Value = np.True_
+        for name, g in gs.items():
+            if self.trains(name):
+                finite = ops.logical_and(finite, ops.all(ops.isfinite(g)))
+        counts = ops.logical_or(finite, ops.less_equal(s, 1))
+
+        def choose(new: Value, old: Value) -> Value:
+            return ops.where(counts, new, old)
+
+        old = {k: v for k, v in state.items() if k not in ("loss_scale", "good_steps")}
+        unscaled = unflatten(flatten(gradients)[2], list(gs.values()))
+        new_params, new = self.optimizer.update(unscaled, old, params)
+        good = ops.where(finite, state["good_steps"] + 1, 0)
+        grown = ops.equal(good, self.growth)
+        next_scale = ops.where(finite, ops.where(grown, 2 * s, s), ops.maximum(s / 2, 1))
+        return map_leaves(choose, new_params, params), map_leaves(choose, new, old) | {
+            "loss_scale": next_scale,
+            "good_steps": ops.where(grown, 0, good),
+        }
+
+
+def with_loss_scale(optimizer: Optimizer) -> Optimizer:
+    """The optimiser with a loss scale around it, where there is none yet."""
+    return optimizer if isinstance(optimizer, LossScale) else LossScale(optimizer)

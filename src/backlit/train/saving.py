@@ -238,8 +238,20 @@ def resume_checkpoint(cls: type[Trainer], path: str | Path, **given: Any) -> Tra
     if contents.get("penalty", bool) and arguments["penalty"] is None:
         raise CheckpointError(f"{contents.path} is of a run with a penalty", fix="pass the same function: penalty=")
     trainer = _told(contents, "its settings", lambda: cls(net, **arguments))
-    _told(contents, "its state", lambda: _restore(trainer, contents))
+    _told(contents, "its state", lambda: _restore(trainer, _scaled(trainer, contents)))
     return trainer
+
+
+def _scaled(trainer: Trainer, contents: Contents) -> Contents:
+    """The contents, with a loss scale's start where this trainer has one and the optimiser of the file has none."""
+    from backlit import optim
+
+    if not isinstance(trainer.optimizer, optim.LossScale) or contents.get("optimizer", dict).get("kind") == "lossscale":
+        return contents
+    start = _prefixed("optimizer", {k: trainer.moment.carry[2][k] for k in ("loss_scale", "good_steps")})
+    whole = ["", "epoch_start/"] if "epoch_start/step" in contents.tensors else [""]
+    added = {f"{prefix}{name}": array for prefix in whole for name, array in start.items()}
+    return replace(contents, tensors={**contents.tensors, **added})
 
 
 def _revived(contents: Contents, what: str, config: Any, base: Any) -> Any:

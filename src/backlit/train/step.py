@@ -140,13 +140,15 @@ def training_step(objective: Objective, optimizer: Any, skip: bool) -> Callable[
             fresh = ops.random.fold_in(key, step)
             predicted, new_state = objective.predict(params, state, batch, training=True, key=fresh)
             loss, weight = objective.measure(predicted, batch)
-            if objective.penalty is None:
-                return loss, (predicted, new_state, loss, weight, None)
-            with ops.scope("penalty"):
-                penalty = objective.penalty(params)
-            return loss + penalty, (predicted, new_state, loss, weight, penalty)
+            whole, penalty = loss, None
+            if objective.penalty is not None:
+                with ops.scope("penalty"):
+                    penalty = objective.penalty(params)
+                whole = loss + penalty
+            return optimizer.scaled(optimizer_state, whole), (predicted, new_state, whole, loss, weight, penalty)
 
-        (whole, (predicted, new_state, loss, weight, penalty)), gradients = value_and_grad(total, has_aux=True)(params)
+        (_, found), gradients = value_and_grad(total, has_aux=True)(params)
+        predicted, new_state, whole, loss, weight, penalty = found
         gradients = {name: ops.named(g, f"grad {name}") for name, g in gradients.items()}
         with ops.scope("update"):
             new_params, new_optimizer = optimizer.update(gradients, optimizer_state, params)

@@ -85,6 +85,8 @@ class Trainer:
         self.net = net
         self.optimizer = optim.get(optimizer)
         self.executor = get(executor) if isinstance(executor, str) else executor
+        if self.executor.needs_loss_scale:
+            self.optimizer = optim.with_loss_scale(self.optimizer)
         self.on_nan = on_nan
         self.objective = Objective(net, losses.get(loss), *metrics_by_name(metrics), penalty)
         losses.refuse_probabilities(self.objective.loss, net.layers)

@@ -50,8 +50,8 @@ def find_convolutions(graph: Graph) -> dict[Node, Convolution]:
     return found
 
 
-def _conv(x: Value, w: Value, params: Any) -> Value:
-    """A plain convolution: x (batch, *space, channels), w (*window, channels, outputs)."""
+def _conv(x: Value, w: Value, params: Any, summed: Any = None) -> Value:
+    """A plain convolution: x (batch, *space, channels), w (*window, channels, outputs); the dtype in which it sums."""
     n = len(params["size"])
     space = "HW"[2 - n :]
     return lax.conv_general_dilated(
@@ -62,6 +62,7 @@ def _conv(x: Value, w: Value, params: Any) -> Value:
         rhs_dilation=params["dilation"],
         dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         precision="highest",
+        preferred_element_type=summed,
     )
 
 
@@ -88,7 +89,7 @@ def _of_windows(node: Node, seen: Node, other: Node, left: str, right: str, resu
     if set(right) == {*window, channel, out} and set(result) == {batch, *space, out}:
 
         def forward(a: Value, w: Value) -> Value:
-            y = _conv(a, _to(right, f"{window}{channel}{out}", w), params)
+            y = _conv(a, _to(right, f"{window}{channel}{out}", w), params, node.type.dtype)
             return _to(f"{batch}{space}{out}", result, y)
 
         return Convolution((x, other), forward)

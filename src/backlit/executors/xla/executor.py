@@ -38,8 +38,9 @@ class XLA(Executor):
     devices   how many devices to use (all of the default kind for None), or a list of JAX devices
     shard     patterns of parameter names -> the axis that is cut over the devices, for models that one device cannot
               hold: {"*.weight": 1}. Optimiser state follows its parameter. Others are copied to every device.
-    compute   "bfloat16" or "float16": products are computed from operands of this dtype and summed in float32; all
-              else, the parameters among it, stays float32
+    compute   "bfloat16" or "float16": products of float32 are computed from operands rounded to this dtype and summed
+              in float32; all else, the parameters among it, stays float32. Training in float16 has a loss scale
+              (optim.LossScale)
     """
 
     devices: int | Sequence[Any] | None = 1
@@ -55,6 +56,10 @@ class XLA(Executor):
                 f"devices={self.devices}: there are {len(jax.devices())} of kind {jax.default_backend()}",
                 fix="use fewer, or None for all",
             )
+
+    @property
+    def needs_loss_scale(self) -> bool:
+        return self.compute == "float16"
 
     def supports(self, op: str) -> bool:
         return op in TABLE or op in SPECIAL or (op in OPS and OPS[op].scalar is not None)
