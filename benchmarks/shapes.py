@@ -41,7 +41,8 @@ def rate(kind: str, shape: Shape, dtype: str, seconds: float) -> float:
     """GFLOP/s of one product of a dense layer of this shape."""
     import backlit as bl
     from backlit import ops
-    from backlit.executors.native.code import Code
+    from backlit.executors.native.artifact import Artifact
+    from backlit.executors.native.code import Code, shares_for
     from backlit.executors.native.convolution import prepared
     from backlit.executors.native.kernels import Loop
     from backlit.executors.native.plan import plan
@@ -63,7 +64,7 @@ def rate(kind: str, shape: Shape, dtype: str, seconds: float) -> float:
         array[...] = rng.standard_normal(array.shape)
     whole = plan(prepared(graph))
     repeated = replace(whole, steps=[Loop(None, False, whole.steps, [], [], (), "repeated")])
-    code = Code(repeated, known("host"))
+    code = Code(Artifact.of(repeated, known("host"), shares_for(whole)), known("host"))
     steps = max(1, int(0.2 * seconds / code.seconds))
     best, until = float("inf"), time.perf_counter() + seconds
     for n in range(1_000_000):
@@ -105,7 +106,7 @@ def main(
                 if (kind, s) not in known:
                     known[kind, s] = rate(kind, s, dtype, seconds)
             own, other = known[kind, one], known[kind, neat(one)]
-            row += [f"{own:.1f}", f"{other:.1f}", f"{100 * own / other:.0f}%"]
+            row += [f"{own:.3g}", f"{other:.3g}", f"{100 * own / other:.0f}%"]
         table.add_row(*row)
     Console(width=None if Console().is_terminal else 140).print(table)
 
