@@ -28,6 +28,8 @@ VIEWS = {"reshape", "permute_dims", "broadcast_to", "slice", "flip", "windows", 
 BLOCKS = {"concat", "pad", "fold", "scatter_add", "argmax", "argmin", "argsort", "cumulative_sum", "scan"}
 _DEPTH = 40  # of inlined expressions: keeps recursion and kernels small
 _MEMBERS = 48
+_CHEAP = {"add", "subtract", "multiply", "negative", "divide"}
+_AGAIN = 5  # as many of them in a row are done again
 
 
 def squeezed(node: Node) -> tuple[int, ...]:
@@ -91,6 +93,7 @@ class Fusion:
         self._part_updates()
         self._merge_maps()
         self._absorb_maps()
+        self._advance_sums()
         self.stored = self._stored()
         self.position = {g: k for k, g in enumerate(self.groups)}
 
@@ -117,7 +120,8 @@ class Fusion:
         elif is_pointwise(node):
             if node.op == "gather":
                 self._store_operand(node.inputs[0])
-            if node not in self.forced and depth <= _DEPTH and (self._is_inlined(node) or self._is_free(node)):
+            inline = self._is_inlined(node) or self._is_free(node) or (depth <= _AGAIN and self._is_cheap(node))
+            if node not in self.forced and depth <= _DEPTH and inline:
                 self.inlined.add(node)
                 self._depth[node] = depth
             else:
@@ -155,6 +159,37 @@ class Fusion:
             if i.op != "iota" and not uniform and not (i in self.inlined and self._is_free(i)):
                 return False
         return True
+
+    def _is_cheap(self, node: Node) -> bool:
+        """A little arithmetic on a value that has memory and on smaller ones: done again by each reader, never stored.
+
+        Then x / 2, x - mean and (x - mean) * scale are all read as x.
+        """
+        if node in self.outputs or len(self.users.get(node, [])) < 2:
+            return False
+        wide = self._wide(node)
+        return len(wide) == 1 and node not in wide
+
+    def _wide(self, node: Node) -> set[Node]:
+        """The values of the node's own size that a cheap node is made from; the node itself if it is not cheap."""
+        if node.op not in _CHEAP:
+            return {node}
+        found: set[Node] = set()
+        for k, i in enumerate(node.inputs):
+            small = i
+            while small.op in VIEWS and small not in self.home:
+                small = small.inputs[0]
+            if small.type.size * 8 <= node.type.size and (small in self.home or small.op in ("input", "constant")):
+                continue
+            if node.op == "divide" and k == 1:
+                return {node}
+            if squeezed(i) == squeezed(node) and i in self.inlined and i not in self.home:
+                found |= self._wide(i)
+            elif i in self.home and i.type.dtype.itemsize <= node.type.dtype.itemsize:
+                found.add(i)
+            else:
+                return set()
+        return found
 
     def _append(self, group: Group) -> None:
         self._position[group] = len(self.groups)
@@ -260,6 +295,23 @@ class Fusion:
             late.inner = early.members
 
         self._join(fits, join)
+
+    def _advance_sums(self) -> None:
+        """A product or a sum that is smaller than what it reads comes right after that, not where it is needed.
+
+        So the gradient of a weight is taken while the values that it sums are near, and their memory is free for others
+        afterwards. What the graph gives as results stays: it may lie in the memory of an input that is still read.
+        """
+        place: dict[Group, tuple[int, ...]] = {}
+        for k, group in enumerate(self.groups):
+            place[group] = (k,)
+            made = group.computes()
+            if group.kind in ("contract", "reduce") and not self.outputs.intersection(made):
+                reads = self.reads(group)
+                read = [t.size for r in reads for m in r.computes() for t in m.types]
+                if read and max(n.type.size for n in made) < max(read):
+                    place[group] = (*max(place[r] for r in reads), -k)  # of several the one that is needed last first
+        self.groups.sort(key=place.__getitem__)
 
     def _join(self, fits: Callable[[Group, Group], bool], join: Callable[[Group, Group], None]) -> None:
         reads = {g: self.reads(g) for g in self.groups}

@@ -28,10 +28,14 @@ from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes, write_transpose
 from backlit.ops.record import OPS
 
+_COLUMNS = 4  # vectors side by side that a sum over rows takes at once: it goes through memory in longer runs
+_PLAIN = ("load", "number", "add", "subtract", "multiply", "negative")
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a Nest is run: the axis cut into vectors (-1: none), lanes, partial sums at once, the axis threads share."""
+    """How a Nest is run: the axis cut into vectors (-1: none), lanes (those of several vectors, where sums over rows
+    take them side by side), partial sums at once, the axis that threads share."""
 
     vector: int
     lanes: int
@@ -61,10 +65,26 @@ def schedule(nest: Nest, target: Target) -> Schedule:
         inner = extents[vector] // width
     unroll = 4 if inner >= 8 and len(nest.prologue) <= 8 else 2 if inner >= 4 and len(nest.prologue) <= 24 else 1
     split = next((a for a in range(outer) if a != vector), 0) if outer else -1
+    if vector in range(outer) and inner >= 8 and _is_plain_sum(nest, vector):
+        while width < _COLUMNS * lanes and extents[vector] >= 4 * width:  # so that two threads have whole ones
+            width, unroll = 2 * width, 2
     turned = turned_axes(nest, target)
     if turned is not None:
         split = next((a for a in range(outer) if a not in turned), turned[1])
     return Schedule(vector, width, unroll, split)
+
+
+def _is_plain_sum(nest: Nest, vector: int) -> bool:
+    """Whether a few values are read, put together and combined, all of them by neighbours along `vector`."""
+
+    def plain(i: Instruction) -> bool:
+        if i.op == "divide":  # by one number for the whole row
+            by = nest.prologue[i.inputs[1]].place
+            return by is not None and by.strides[vector] == 0
+        near = i.place is None or i.place.strides[vector] in (0, 1)
+        return near and (i.op in _PLAIN or i.op in COMBINERS)
+
+    return len(nest.prologue) <= 8 and all(plain(i) for i in nest.prologue)
 
 
 def _cycles(nest: Nest, axis: int, lanes: int) -> float:
@@ -111,7 +131,7 @@ def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> 
     elif turned is not None:
         write_transpose(f, nest, turned, schedule(nest, module.target).split, module.target)
     else:
-        NestWriter(f, nest, schedule(nest, module.target), lengths).write()
+        NestWriter(f, nest, schedule(nest, module.target)).write()
 
 
 def of_any_length(nest: Nest, target: Target) -> Nest:
@@ -141,8 +161,8 @@ class Point:
 class NestWriter:
     """Writes one Nest."""
 
-    def __init__(self, f: Function, nest: Nest, plan: Schedule, lengths: Sequence[int]) -> None:
-        self.f, self.nest, self.plan, self.lengths = f, nest, plan, sorted(set(lengths))
+    def __init__(self, f: Function, nest: Nest, plan: Schedule) -> None:
+        self.f, self.nest, self.plan = f, nest, plan
         self.extents = nest.space + nest.reduced
         outer = range(len(nest.space))
         inner = range(len(nest.space), len(self.extents))
@@ -221,25 +241,16 @@ class NestWriter:
             self._level(depth + 1, tail)
 
     def _any_length(self, here: Point, axis: int, w: int) -> None:
-        """The range that the function is called for. If it may have several lengths, its last vector has a mask that is
-        made when the code runs."""
+        """The range that the function is called for: the last vector has a mask that is made when the code runs."""
         f = self.f
-        known = self.lengths[0] if len(self.lengths) == 1 else None
-        length = f.index(known) if known is not None else self.end - self.begin
-        whole = self.begin + (known // w * w if known is not None else length // w * w)
+        whole = self.begin + (self.end - self.begin) // w * w
+        f.loop(self.begin, whole, w, lambda i: self._level(1, self._enter(here, axis, i, w)), name="i")
 
-        def rest(mask: Value) -> None:
-            self._level(1, self._enter(here, axis, whole, w, mask))
-
-        if known is not None and known // w == 1:
-            self._level(1, self._enter(here, axis, self.begin, w))
-        elif self.lengths[-1] >= w:
-            f.loop(self.begin, whole, w, lambda i: self._level(1, self._enter(here, axis, i, w)), name="i")
-        if known is not None and known % w:
-            rest(self._mask(known % w, w))
-        elif any(n % w for n in self.lengths):
+        def rest() -> None:
             lanes = f.constants(list(range(w)), I64)
-            f.when(whole < self.end, lambda: rest(lanes < (self.end - whole)), "rest")
+            self._level(1, self._enter(here, axis, whole, w, lanes < (self.end - whole)))
+
+        f.when(whole < self.end, rest, "rest")
 
     def _mask(self, count: int, lanes: int) -> Value:
         return self.f.constants([i < count for i in range(lanes)], BOOL)
