@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from backlit.executors import api, get
+
 FOLDER = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(params=["auto", pytest.param("xla", marks=pytest.mark.full)])
+def on(request, monkeypatch):
+    """The executor that is taken where none is named."""
+    if request.param != "auto":
+        monkeypatch.setattr(api, "_best", lambda: request.param)
+        get.cache_clear()
+    yield
+    get.cache_clear()
 
 
 def run(name):
@@ -14,12 +26,14 @@ def run(name):
 
 
 @pytest.mark.parametrize(("name", "least"), [("mlp_digits", 0.93), ("cnn_digits", 0.80), ("gru_digits", 0.90)])
+@pytest.mark.usefixtures("on")
 def test_networks_read_digits(name, least, capsys):
     accuracy = run(name)
     assert least < accuracy <= 1
     assert f"test accuracy {accuracy:.2%}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("on")
 def test_gradients_vanish_through_sigmoids_and_not_through_relu(capsys):
     results = run("vanishing_gradients")
     accuracy, ratio = results["sigmoid"]
@@ -30,6 +44,7 @@ def test_gradients_vanish_through_sigmoids_and_not_through_relu(capsys):
     assert ratio > 0.1
 
 
+@pytest.mark.usefixtures("on")
 def test_remedies_hold_overfitting_back(capsys):
     results = run("overfitting")
     plain, remedied = results["plain"], results["dropout and weight decay"]
@@ -38,12 +53,14 @@ def test_remedies_hold_overfitting_back(capsys):
     assert plain["last"] < plain["best"]
 
 
+@pytest.mark.usefixtures("on")
 def test_a_transformer_writes_better_than_by_frequency(capsys):
     bits, guess = run("char_transformer")
     assert bits < guess - 0.2
     assert "it writes: The statement " in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("on")
 def test_regression_on_a_table(capsys):
     r2 = run("regression_table")
     assert 0.7 < r2 < 1

@@ -149,6 +149,23 @@ def test_copies_go_when_their_arrays_go():
     assert not executor._residents._known
 
 
+def test_a_copy_is_a_copy():
+    """Also on a CPU, and wherever the array lies: JAX would rather work on an aligned array itself."""
+    graph, state, data = line_step()
+    executor, rows = XLA(), np.arange(6)[:, None]
+    for offset in (0, 8):
+        memory = np.zeros(data[0].nbytes + 128, np.uint8)
+        start = -memory.ctypes.data % 64 + offset
+        x = memory[start : start + data[0].nbytes].view(float).reshape(data[0].shape)
+        x[:] = data[0]
+        view = x.view()
+        view.flags.writeable = False
+        run = executor.compile_loop(graph, 1, 2)
+        before = run(state, [view, data[1]], rows)
+        x[:] = 0.0  # which the contract forbids
+        assert np.array_equal(run(state, [view, data[1]], rows)[0][0], before[0][0])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])  # float64 is converted: the feed has an array of its own
 def test_data_changed_between_two_fits_counts(dtype, copied):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(dtype)

@@ -45,6 +45,15 @@ def test_softmax_is_three_passes():
     assert len(labels(graph)) == 3
 
 
+@pytest.mark.parametrize(("rows", "copies"), [(1, 0), (3, 0), (50, 1)])
+def test_an_operand_is_turned_only_where_it_is_used_often(rows, copies):
+    n = programs.Normal("float32")
+    g, w = n(rows, 40), n(64, 40)
+    graph = bl.trace(lambda g, w: g @ w.T, g, w)
+    assert sum("turned" in c.label for c in NATIVE.plan(graph).calls()) == copies
+    np.testing.assert_allclose(Native().compile(graph)(g, w)[0], g @ w.T, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "calls"), [("mlp", 19), ("convolution", 36), ("lstm", 22), ("attention", 40)])
 def test_the_number_of_kernels_of_a_gradient(name, calls):
     function, args, _ = programs.cases("float32")[name]

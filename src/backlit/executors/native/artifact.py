@@ -28,6 +28,7 @@ from backlit.ir import Graph, Type
 from backlit.sites import Site
 
 _MOST = 1 << 22  # bytes of constants in a file
+_BRIEF = 1 << 12  # operations of a small program up to which its loops are worth writing out
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Artifact:
     def of(cls, plan: Plan, target: Target, shares: int) -> Artifact:
         """Compile a plan."""
         program = Program(plan, target, shares)
-        code = jit.object_code(program.text, target, jit=True)
+        code = jit.object_code(program.text, target, jit=True, inline=program.small, unroll=plan.flops <= _BRIEF)
         checks = tuple(
             Check(node.op, tuple(i.type for i in node.inputs), node.site, axis, size)
             for node, axis, size in program.checks

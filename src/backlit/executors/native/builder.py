@@ -294,7 +294,8 @@ class Function:
         self.block = "entry"
         self.arguments = [Value(self, dtype, f"%{self.fresh(label)}") for dtype, label in parameters]
         signature = ", ".join(f"ptr noundef {v.text}" if v.dtype == POINTER else str(v) for v in self.arguments)
-        self.head = f"define {linkage} void @{name}({signature}) #0 {{".replace("  ", " ")
+        inlined = "alwaysinline " if module.inline and linkage == "internal" else ""
+        self.head = f"define {linkage} void @{name}({signature}) {inlined}#0 {{".replace("  ", " ")
         module.functions.append(self)
 
     # --- text
@@ -408,6 +409,11 @@ class Function:
     def _align(self, align: int) -> list[Value]:
         return [self.const(align, I32)]
 
+    def copy(self, target: Value, source: Value, count: int) -> None:
+        """So many bytes from one place to another."""
+        arguments = [target, source, self.const(count, I64), self.const(False, BOOL)]
+        self.call("memcpy", None, 1, arguments, suffix="p0.p0.i64")
+
     # --- calls
 
     def call(self, name: str, dtype: Any, lanes: int, arguments: Sequence[Value], suffix: str | None = None) -> Value:
@@ -502,10 +508,10 @@ class Function:
 
 
 class Module:
-    """A set of functions for one target."""
+    """A set of functions for one target. With `inline` all but those for outside become part of their callers."""
 
-    def __init__(self, target: Any) -> None:
-        self.target = target
+    def __init__(self, target: Any, inline: bool = False) -> None:
+        self.target, self.inline = target, inline
         self.functions: list[Function] = []
         self._declarations: dict[str, str] = {}
 

@@ -50,11 +50,35 @@ class Loaded:
         return ctypes.CFUNCTYPE(None, *arguments)(address)
 
 
-def object_code(text: str, target: Target, jit: bool = False) -> bytes:
-    """The text as an object file for any target; `jit`: to be loaded into this process."""
+def object_code(text: str, target: Target, jit: bool = False, inline: bool = False, unroll: bool = False) -> bytes:
+    """The text as an object file for any target; `jit`: to be loaded into this process.
+
+    What the generator writes is as it should run. LLVM is asked to improve it only where functions are to be inlined.
+    """
     with _lock:
         machine = _machine(target, jit)
-        return bytes(machine.emit_object(llvm.parse_assembly(text)))
+        module = llvm.parse_assembly(text)
+        if inline:
+            _inline(module, machine, unroll)
+        return bytes(machine.emit_object(module))
+
+
+def _inline(module: Any, machine: Any, unroll: bool) -> None:
+    """Functions as parts of their callers, and what follows from that; loops of known length written out if `unroll`.
+
+    None of these passes changes a bit of a result, as no fast-math flag is set anywhere.
+    """
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    for again in (False, True) if unroll else (False,):
+        if again:
+            passes.add_loop_unroll_pass()
+        passes.add_sroa_pass()
+        passes.add_sccp_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
 
 
 def assembly(text: str, target: Target) -> str:

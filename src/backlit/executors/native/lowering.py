@@ -33,6 +33,9 @@ from backlit.ops.contraction import parts_of
 
 I64 = np.dtype(np.int64)
 
+_LONG = 16  # numbers that a dot product must have to be summed in vectors
+_WORTH_TURNING = 6  # uses of each number of a turned operand, below which dot products cost less than the copy
+
 
 class Lowering:
     """Turns the groups of a fusion into calls.
@@ -173,6 +176,9 @@ class Lowering:
         if best is None:
             return None
         elements, which, column = best
+        dots = any(p.strides[x] == q.strides[x] == 1 and extents[x] >= _LONG for x in range(outer, len(extents)))
+        if dots and math.prod(extents) < _WORTH_TURNING * elements:
+            return None
         k = operands[which]
         mine = places[which]
         other = places[1 - which]  # the inner axes in the order in which the other operand goes through memory

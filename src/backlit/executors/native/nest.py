@@ -131,7 +131,7 @@ def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> 
     elif turned is not None:
         write_transpose(f, nest, turned, schedule(nest, module.target).split, module.target)
     else:
-        NestWriter(f, nest, schedule(nest, module.target)).write()
+        NestWriter(f, nest, schedule(nest, module.target), lengths).write()
 
 
 def of_any_length(nest: Nest, target: Target) -> Nest:
@@ -161,8 +161,8 @@ class Point:
 class NestWriter:
     """Writes one Nest."""
 
-    def __init__(self, f: Function, nest: Nest, plan: Schedule) -> None:
-        self.f, self.nest, self.plan = f, nest, plan
+    def __init__(self, f: Function, nest: Nest, plan: Schedule, lengths: Sequence[int]) -> None:
+        self.f, self.nest, self.plan, self.lengths = f, nest, plan, sorted(set(lengths))
         self.extents = nest.space + nest.reduced
         outer = range(len(nest.space))
         inner = range(len(nest.space), len(self.extents))
@@ -241,16 +241,25 @@ class NestWriter:
             self._level(depth + 1, tail)
 
     def _any_length(self, here: Point, axis: int, w: int) -> None:
-        """The range that the function is called for: the last vector has a mask that is made when the code runs."""
+        """The range that the function is called for. If it may have several lengths, its last vector has a mask that is
+        made when the code runs."""
         f = self.f
-        whole = self.begin + (self.end - self.begin) // w * w
-        f.loop(self.begin, whole, w, lambda i: self._level(1, self._enter(here, axis, i, w)), name="i")
+        known = self.lengths[0] if len(self.lengths) == 1 else None
+        length = f.index(known) if known is not None else self.end - self.begin
+        whole = self.begin + (known // w * w if known is not None else length // w * w)
 
-        def rest() -> None:
+        def rest(mask: Value) -> None:
+            self._level(1, self._enter(here, axis, whole, w, mask))
+
+        if known is not None and known // w == 1:
+            self._level(1, self._enter(here, axis, self.begin, w))
+        elif self.lengths[-1] >= w:
+            f.loop(self.begin, whole, w, lambda i: self._level(1, self._enter(here, axis, i, w)), name="i")
+        if known is not None and known % w:
+            rest(self._mask(known % w, w))
+        elif any(n % w for n in self.lengths):
             lanes = f.constants(list(range(w)), I64)
-            self._level(1, self._enter(here, axis, whole, w, lanes < (self.end - whole)))
-
-        f.when(whole < self.end, rest, "rest")
+            f.when(whole < self.end, lambda: rest(lanes < (self.end - whole)), "rest")
 
     def _mask(self, count: int, lanes: int) -> Value:
         return self.f.constants([i < count for i in range(lanes)], BOOL)

@@ -284,12 +284,15 @@ def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True) -> Pla
         Buffer(Type(n.type.dtype, (1, *n.type.shape)), f"kept {names[n]}", "output", carry + k)
         for k, n in enumerate(step.outputs[carry:])
     ]
-    fresh = [planner.arena(s.type, f"new {s.name}") for s in states]
+    changing = [k for k in range(carry) if step.outputs[k] is not step.inputs[k]]
+    old = [states[k] for k in changing]
+    fresh = [planner.arena(s.type, f"new {s.name}") for s in old]
     rows = [planner.row(b, n) for b, n in zip(inputs[shared:], given[shared:], strict=True)]
     targets = [planner.row(b, n) for b, n in zip(kept, step.outputs[carry:], strict=True)]
-    calls = planner.steps(step, [*states, *inputs[:shared], *rows], [*fresh, *targets])
-    placed = reuse(calls, list(zip(fresh, states, strict=True)))
-    moves = [m for f, s in zip(fresh, states, strict=True) if f not in placed and (m := move(f, s, ())) is not None]
+    wanted = Graph(step.inputs, (*(step.outputs[k] for k in changing), *step.outputs[carry:]), step.name)
+    calls = planner.steps(wanted, [*states, *inputs[:shared], *rows], [*fresh, *targets])
+    placed = reuse(calls, list(zip(fresh, old, strict=True)))
+    moves = [m for f, s in zip(fresh, old, strict=True) if f not in placed and (m := move(f, s, ())) is not None]
     loop = Loop(None, False, calls, [], moves, (), "steps")
     outputs = tuple(step.inputs[:carry]) + tuple(step.outputs[carry:])
     shape = Graph(tuple(given), outputs, step.name)

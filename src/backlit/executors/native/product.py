@@ -148,8 +148,8 @@ class ProductWriter(NestWriter):
 
     def __init__(self, f: Function, nest: Nest, cut: Tiling, lengths: Sequence[int]) -> None:
         split = split_axis(nest, cut)
-        super().__init__(f, nest, Schedule(cut.columns, cut.lanes, 1, split))
-        self.cut, self.split, self.lengths = cut, split, lengths
+        super().__init__(f, nest, Schedule(cut.columns, cut.lanes, 1, split), lengths)
+        self.cut, self.split = cut, split
         self.dtype = nest.prologue[3].dtype
         self.total = 3
         self.inner_start = len(nest.space)  # the first of the inner axes that a tile goes through
@@ -212,7 +212,7 @@ class ProductWriter(NestWriter):
         if axis != self.split:
             self._row_blocks(here, self.f.index(0), self.extents[axis], vectors, partial)
             return
-        lengths = list(dict.fromkeys(self.lengths))
+        lengths = self.lengths
         if len(lengths) == 1:
             self._row_blocks(here, self.begin, lengths[0], vectors, partial)
             return

@@ -8,6 +8,9 @@ takes its own (with fewer threads, several), and they wait for one another at a 
 touches what another thread's share has written or still reads. What a share computes does not depend on who computes
 it, so results do not depend on the number of threads. `first` and `last` are the steps of a loop whose length is not
 known when code is made.
+
+A small program is one function: its kernels become part of it, where LLVM knows their sizes, and intermediate values
+and carried state lie in its own frame, where LLVM can keep them in registers.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from backlit.executors.native.target import Target
 
 ENTRY = "step"
 _U8 = np.dtype(np.uint8)
+_SMALL = 1 << 13  # bytes of intermediate values and state of a small program
+_FEW = 32  # calls of kernels
 
 
 class Program:
@@ -35,9 +40,13 @@ class Program:
 
     def __init__(self, plan: Plan, target: Target, shares: int = 1) -> None:
         self.plan, self.target, self.shares = plan, target, shares
-        self.module = Module(target)
+        self.small = shares == 1 and is_small(plan)
+        self.module = Module(target, inline=self.small)
         self.names: dict[Any, str] = {}
         self.checks: list[tuple[Any, int, int]] = []
+        self.lengths: dict[Any, list[int]] = {}  # of the ranges that a kernel is called for
+        for call in plan.calls():
+            self.lengths.setdefault(self._shared(call), []).extend(share_of(call, target).lengths(shares))
         for call in plan.calls():
             self._kernel(call)
         if self.threaded:
@@ -56,7 +65,7 @@ class Program:
         name = f"k{len(self.names)}_{_word(call.label)}"
         self.names[kernel] = name
         if isinstance(kernel, Nest):
-            emit_nest(self.module, name, kernel, share_of(call, self.target).lengths(self.shares))
+            emit_nest(self.module, name, kernel, self.lengths[kernel])
         else:
             blocks.EMIT[type(kernel)](self.module, name, kernel)
         if self.threaded:
@@ -94,9 +103,18 @@ class Program:
             self.low = (self.thread * self.shares) // self.threads
             self.high = ((self.thread + 1) * self.shares) // self.threads
         self._pending = Pending(self.target, self.shares)
-        self._run(self.plan.steps, {})
+        states = carried(self.plan) if self.small else []
+        at_home: dict[Buffer, Value] = {}
+        if self.small:
+            self.arena = f.slot(_U8, max(1, self.plan.arena), "arena")
+        for b in states:
+            at_home[b] = f.slot(_U8, max(1, b.bytes), f"carried.{b.number}")
+            f.copy(at_home[b], self._address(b, {}), b.bytes)
+        self._run(self.plan.steps, at_home)
         if self.threaded:
             self._wait()
+        for b in states:
+            f.copy(self._address(b, {}), at_home[b], b.bytes)
 
     def _slot(self, buffer: Buffer) -> int:
         """The place of an address in the table: inputs, then outputs, then constants."""
@@ -176,6 +194,23 @@ class Program:
         if self.threaded and self._pending.calls:
             self._wait()
             self._pending.calls.clear()
+
+
+def carried(plan: Plan) -> list[Buffer]:
+    """The state of a plan that is a loop: results that hold the old values when it starts."""
+    found: dict[Buffer, None] = {}
+    for loop in plan.steps:
+        if isinstance(loop, Loop) and loop.length is None:
+            moving = {b.root() for b in _slices(loop)}
+            for call in plan.calls():
+                found |= dict.fromkeys(b for b, _ in call.arguments if b.kind == "output" and b not in moving)
+    return list(found)
+
+
+def is_small(plan: Plan) -> bool:
+    """Whether a plan runs so briefly that calls of kernels and trips to memory are much of its time."""
+    home = plan.arena + sum(b.bytes for b in carried(plan))
+    return home <= _SMALL and plan.bytes <= 4 * _SMALL and len(plan.calls()) <= _FEW
 
 
 def _slices(step: Any) -> list[Buffer]:

@@ -31,7 +31,7 @@ class Steps:
     def __init__(self, step: Graph, carry: int, rows: int, target: Target) -> None:
         self.step, self.carry, self.rows, self.target = step, carry, rows, target
         self._codes: dict[tuple[int, ...], Code] = {}
-        self._storage = Storage([n.type for n in step.inputs[:carry]])
+        self.storage = Storage([n.type for n in step.inputs[:carry]])
         self._lock = threading.Lock()
 
     def __call__(
@@ -40,7 +40,7 @@ class Steps:
         self._check(state, data, row_index)
         code = self.code([len(d) for d in data])
         steps = len(row_index)
-        carried = self._storage.arrays()
+        carried = self.storage.arrays()
         for new, old in zip(carried, state, strict=True):
             np.copyto(new, old)
         watched = [np.empty((steps, *o.type.shape), o.type.dtype) for o in self.step.outputs[self.carry :]]

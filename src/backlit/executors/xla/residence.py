@@ -41,7 +41,8 @@ class Residents:
         if copy is None:
             if array.flags.writeable:
                 return jax.device_put(array, sharding)
-            copy = jax.device_put(array, sharding, may_alias=False)  # on a CPU it would keep the array alive
+            on_cpu = sharding.mesh.devices.flat[0].platform == "cpu"  # which works on the array itself where it can
+            copy = jax.device_put(array.copy() if on_cpu else array, sharding)
             self.keep(array, copy)
         return copy
 
