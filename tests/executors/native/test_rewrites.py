@@ -9,7 +9,9 @@ import backlit as bl
 from backlit import legality, ops
 from backlit.executors.native import Native
 from backlit.executors.native.convolution import direct, prepared
+from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
+from backlit.executors.native.remade import remade
 from backlit.executors.reference import Reference
 from backlit.passes import simplify
 
@@ -130,3 +132,40 @@ def test_parts_that_do_not_fill_the_whole_are_added(f):
     assert "concat" not in ops_of(prepared(graph))
     (got,), (wanted,) = Native().compile(graph)(x), Reference().compile(graph)(x)
     assert got.tobytes() == wanted.tobytes()
+
+
+def sequences(graph):
+    """How many sequences each loop reads."""
+    scans = [n for n in graph.nodes if n.op == "scan"]
+    return [len(n.inputs) - n.params["outside"] - n.params["carry"] for n in scans]
+
+
+def test_the_backward_loop_makes_cheap_values_again():
+    function, args, _ = programs.cases("float32")["lstm"]
+    graph = bl.trace(bl.grad(function, argnums=(0, 1)), *args)
+    forward, backward = sequences(simplify(joined(simplify(graph))))
+    found = prepared(graph)
+    legality.check(found)
+    assert sequences(found) == [forward, backward - 5]  # i (1 - i), f (1 - f), o (1 - o), 1 - g g, 1 - tanh(c) tanh(c)
+    (first, _) = (n for n in found.nodes if n.op == "scan")
+    assert len(first.types) == 2 + 7  # the last h and c; all i, f, g, o, tanh(c), and what h and c were before
+    for got, wanted in zip(Native().compile(found)(*args), Native().compile(simplify(graph))(*args), strict=True):
+        assert got.tobytes() == wanted.tobytes()
+
+
+def test_what_others_read_or_what_is_dear_stays_kept():
+    def f(h, x):
+        def step(h, x):
+            h = ops.tanh(h + x)
+            return h, (h * 0.5, ops.exp(h))
+
+        h, (half, grown) = ops.scan(step, h, x)
+        (total,) = ops.scan(lambda t, ab: ((t[0] + ab[0] * ab[1],), None), (h,), (half, grown))[0]
+        return total, half
+
+    n = programs.Normal("float32")
+    h, x = n(5), n(7, 5)
+    graph = simplify(bl.trace(f, h, x))
+    assert remade(graph) is graph
+    for got, wanted in zip(Native().compile(graph)(h, x), Reference().compile(graph)(h, x), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
