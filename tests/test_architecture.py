@@ -32,6 +32,7 @@ ALLOWED = {
     "transforms": CORE | {"executors"},
     "gradcheck": CORE | {"executors", "transforms"},
     "compilation": CORE | {"executors"},
+    "distributed": {"errors", "executors"},
     "nn": MODEL,
     "optim": MODEL,
     "explanation": CORE | MODEL | {"audit"},  # it explains worksheets

@@ -20,7 +20,7 @@ FLOORS = [
     ["ops"],
     ["autodiff", "legality", "passes"],
     ["executors"],
-    ["transforms", "compilation", "gradcheck"],
+    ["transforms", "compilation", "gradcheck", "distributed"],
     ["nn", "optim", "data"],
     ["train"],
     ["tables"],

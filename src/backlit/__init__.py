@@ -10,7 +10,7 @@ from backlit.tracing import trace
 from backlit.transforms import grad, hvp, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
-    from backlit import data, nn, optim, tables, train
+    from backlit import data, distributed, executors, nn, optim, tables, train
     from backlit.audit.check import check
     from backlit.audit.functions import diagnose
     from backlit.audit.gradients import check_gradient
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Network", "Trainer", "check", "check_gradient", "check_grads", "compile", "data", "diagnose", "explain", "grad",
-    "hvp", "jvp", "load", "nn", "ops", "optim", "save", "tables", "trace", "train", "value_and_grad", "vjp",
+    "Network", "Trainer", "check", "check_gradient", "check_grads", "compile", "data", "diagnose", "distributed",
+    "executors", "explain", "grad", "hvp", "jvp", "load", "nn", "ops", "optim", "save", "tables", "trace", "train",
+    "value_and_grad", "vjp",
 ]  # fmt: skip
 
 # What is imported when it is first asked for, so that `import backlit` stays quick: a module, or a name of one.
 _LATER = {
     "check": "backlit.audit.check", "check_gradient": "backlit.audit.gradients", "diagnose": "backlit.audit.functions",
-    "Network": "backlit.nn", "Trainer": "backlit.train", "data": "backlit.data", "explain": "backlit.explanation",
+    "Network": "backlit.nn", "Trainer": "backlit.train", "data": "backlit.data", "distributed": "backlit.distributed",
+    "executors": "backlit.executors", "explain": "backlit.explanation",
     "load": "backlit.train", "nn": "backlit.nn", "optim": "backlit.optim", "save": "backlit.train",
     "tables": "backlit.tables", "train": "backlit.train",
 }  # fmt: skip

@@ -105,3 +105,7 @@ class DivergenceError(Error, ArithmeticError):
 
 class SettingError(Error, ValueError):
     """A setting that does not exist, or a value that it cannot have."""
+
+
+class DistributedError(Error, RuntimeError):
+    """Processes that were to compute together and could not: they did not meet, differ, or one of them is lost."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import typer
 from rich.markup import escape
 
-from backlit.cli.console import say
+from backlit.cli.console import complain
 from backlit.errors import CheckpointError, DataError, Error, SettingError
 
 GROUPS = ("demo", "tables", "explain", "check", "practice")
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: Error, code: int) -> None:
     """Say what is wrong and what to do, without Python's own words."""
-    say(f"[red]error:[/] {escape(error.what)}")
+    complain(f"[red]error:[/] {escape(error.what)}")
     if error.fix:
-        say(escape(error.fix))
+        complain(escape(error.fix))
     sys.exit(code)

@@ -16,11 +16,27 @@ def _console(stream: Any) -> Console:
     return Console(file=stream, highlight=False, soft_wrap=not terminal, width=None if terminal else 200)
 
 
+_speaker = ""  # the name of a process that has nothing to say but its errors
+
+
+def leave_speaking_to_others(name: str) -> None:
+    """Of several processes that do the same work one speaks; this one, of this name, prints its errors only."""
+    global _speaker
+    _speaker = name
+
+
 def say(*things: Any) -> None:
     """Tell the person at the terminal; rich markup counts."""
-    _console(sys.stderr).print(*things)
+    if not _speaker:
+        _console(sys.stderr).print(*things)
 
 
 def show(*things: Any) -> None:
     """Print a result."""
-    _console(sys.stdout).print(*things)
+    if not _speaker:
+        _console(sys.stdout).print(*things)
+
+
+def complain(*things: Any) -> None:
+    """Say what went wrong."""
+    _console(sys.stderr).print(*([f"{_speaker}:"] if _speaker else []), *things)

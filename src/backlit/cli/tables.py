@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from backlit.cli.console import say
+from backlit.cli.console import leave_speaking_to_others, say
+from backlit.errors import SettingError
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from backlit.executors import Executor
     from backlit.tables import TableModel
 
 commands = typer.Typer()
@@ -19,6 +21,7 @@ commands = typer.Typer()
 _READING = "How the file is written"
 _COLUMNS = "Columns"
 _TRAINING = "Training"
+_PROCESSES = "Several processes"
 
 TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, gzipped or not.")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder or the model.backlit that train wrote.")]
@@ -64,7 +67,8 @@ def _share(value: float) -> float:
     epilog="Examples:\n\n"
     "  backlit train penguins.csv --target species\n\n"
     "  backlit train houses.csv --target price --hidden 128,64 --epochs 500 --out houses\n\n"
-    "  backlit train visits.parquet --target returned --category postcode --drop name --balance"
+    "  backlit train visits.parquet --target returned --category postcode --drop name --balance\n\n"
+    "  srun backlit train big.parquet --target price --distributed --checkpoint run.backlit"
 )
 def train(
     table: TableFile,
@@ -115,6 +119,28 @@ def train(
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.", rich_help_panel=_TRAINING)] = 0,
     executor: Annotated[str, typer.Option(help="What runs the training.", rich_help_panel=_TRAINING)] = "auto",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Save the run here after each epoch, and go on from it.", rich_help_panel=_TRAINING),
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Train in several processes at once.", rich_help_panel=_PROCESSES)
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(help="host:port of process 0; by default found.", rich_help_panel=_PROCESSES)
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="How many there are; by default found.", rich_help_panel=_PROCESSES)
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(help="Which this is, from 0; by default found.", rich_help_panel=_PROCESSES)
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for the other processes.", rich_help_panel=_PROCESSES)
+    ] = 300.0,
+    heartbeat: Annotated[
+        float, typer.Option(help="Seconds of silence after which one is lost.", rich_help_panel=_PROCESSES)
+    ] = 60.0,
     separator: Separator = None,
     encoding: Encoding = None,
     missing: Missing = None,
@@ -128,6 +154,12 @@ def train(
     from backlit import tables
     from backlit.cli import reports
 
+    runner: str | Executor = executor
+    speaks = True
+    if distributed:
+        runner, speaks = _joined(executor, coordinator, processes, process_id, timeout, heartbeat)
+    elif any(given is not None for given in (coordinator, processes, process_id)):
+        raise SettingError("settings of several processes are given for one", fix="add --distributed")
     frame = tables.read(table, separator=separator, encoding=encoding, missing=missing or ())
     if drop_missing_target:
         frame = _with_target(frame, target)
@@ -149,10 +181,13 @@ def train(
         drop=drop or (),
         keep=keep or (),
         seed=seed,
-        executor=executor,
+        executor=runner,
+        checkpoint=checkpoint,
         on_fitted=lambda fitted, parts: reports.announce(table.name, frame, fitted, parts),
     )
     trained.model.about["missing"] = list(missing or ())
+    if not speaks:
+        return
     folder = out if out is not None else Path(f"{table.name.partition('.')[0]}-model")
     reports.write_table_run(folder, table, frame, trained)
     reports.show_scores("test", trained.scores)
@@ -215,6 +250,28 @@ def evaluate(
         print(reports.as_json(scores))
     else:
         reports.show_scores(table.name, scores)
+
+
+def _joined(
+    executor: str,
+    coordinator: str | None,
+    processes: int | None,
+    process_id: int | None,
+    timeout: float,
+    heartbeat: float,
+) -> tuple[Executor, bool]:
+    """The executor over the devices of all processes, and whether this one prints and writes."""
+    from backlit import distributed
+
+    if executor not in ("auto", "xla"):
+        raise SettingError(f"--executor {executor} runs in one process only", fix="use xla, or leave out --distributed")
+    me = distributed.initialize(coordinator, processes, process_id, timeout=timeout, heartbeat=heartbeat)
+    if me.id != 0:
+        leave_speaking_to_others(f"process {me.id}")
+    say(f"cluster  {me.processes} processes, {me.coordinator}")
+    from backlit.executors import XLA
+
+    return XLA(devices=None), me.id == 0
 
 
 def _open(

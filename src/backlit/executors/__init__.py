@@ -1,5 +1,18 @@
 """Programs that run graphs. `get(name)` gives one; `api` says what one is."""
 
+from typing import TYPE_CHECKING, Any
+
 from backlit.executors.api import Executor, get
 
-__all__ = ["Executor", "get"]
+if TYPE_CHECKING:
+    from backlit.executors.xla import XLA
+
+__all__ = ["XLA", "Executor", "get"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "XLA":  # which needs JAX, and is imported when it is asked for
+        raise AttributeError(f"module 'backlit.executors' has no attribute {name!r}")
+    from backlit.executors.xla import XLA
+
+    return XLA

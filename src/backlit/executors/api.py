@@ -36,10 +36,37 @@ _KNOWN = {
 }
 
 
+class Processes:
+    """The processes that run one program together, as one of them sees it. Here there is only this one.
+
+    Programs, states and the order of minibatches are the same in all of them; each reads its own rows of a minibatch.
+    """
+
+    id = 0
+    count = 1
+
+    def part(self, batch: int) -> slice:
+        """Which of the rows of a minibatch of this size are this process's."""
+        return slice(0, batch)
+
+    def whole(self, part: Array, batch: int) -> Array:
+        """(steps, batch, ...) of (steps, rows, ...): the rows of all processes, from those of each."""
+        return part
+
+    def collected(self, value: Array) -> Array:
+        """(processes, ...): what each of them gives here. All have to ask."""
+        return value[None]
+
+
 class Executor(ABC):
     """Runs graphs. Implementations are stateless apart from caches."""
 
     name: str
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that run its loops together."""
+        return _ALONE
 
     @property
     def needs_loss_scale(self) -> bool:
@@ -61,7 +88,8 @@ class Executor(ABC):
                     state, of the same types
         run         (carry, data, row_index) -> (carry, watched): `data` holds `rows` arrays whose rows are examples,
                     `row_index` (steps, batch) integers says which rows make each minibatch, `watched` are the other
-                    outputs of step, one row a step
+                    outputs of step, one row a step. Of several processes each gives `row_index` the columns of its
+                    `processes.part(batch)`, and its own `data` to which they refer
 
         Nothing that is given is changed. An array that cannot be written to (`flags.writeable` is False) must not
         change by other ways either while it lives: an executor may keep a copy where it computes, and use that in the
@@ -87,6 +115,9 @@ class Executor(ABC):
             for value in node.params.values():
                 if isinstance(value, Graph):
                     self.refuse_unsupported(value)
+
+
+_ALONE = Processes()
 
 
 def check_step(step: Graph, carry: int, rows: int) -> None:

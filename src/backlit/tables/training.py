@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backlit import data
-from backlit.errors import DataError, SettingError
+from backlit.errors import CheckpointError, DataError, SettingError
 from backlit.tables.model import TableModel
 from backlit.tables.schema import Fitted, fit, target_column
 from backlit.tables.scores import Scores
@@ -23,7 +24,9 @@ from backlit.tables.target import Array, Classes, Task, fit_target
 if TYPE_CHECKING:
     import polars as pl
 
+    from backlit.executors import Executor
     from backlit.train.history import History
+    from backlit.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def train(
     drop: Iterable[str] = (),
     keep: Iterable[str] = (),
     seed: int = 0,
-    executor: str = "auto",
+    executor: str | Executor = "auto",
+    checkpoint: str | Path | None = None,
     progress: bool = True,
     on_fitted: Callable[[Fitted, tuple[Array, Array, Array]], None] | None = None,
 ) -> Trained:
@@ -93,6 +97,8 @@ def train(
     learning_rate  of AdamW, with `weight_decay`
     balance        rare classes weigh as much as common ones
     categories, drop, keep  as for `fit`
+    executor       what runs the training; on several processes (`backlit.distributed`) each is given the same table
+    checkpoint     a file to which the run is saved after each epoch. If it is there, the run in it goes on
     on_fitted      is given the schema and the parts, before training begins
 
     Classes are trained by cross-entropy, quantities by mean squared error. Raises DataError for a table that cannot be
@@ -100,7 +106,7 @@ def train(
     """
     from backlit import nn, optim
     from backlit.nn import losses
-    from backlit.train.callbacks import BestWeights, EarlyStopping
+    from backlit.train.callbacks import BestWeights, Callback, Checkpoint, EarlyStopping
     from backlit.train.trainer import Trainer
 
     if any(units < 1 for units in hidden):
@@ -127,6 +133,11 @@ def train(
     elif balance:
         raise DataError("a quantity has no classes to balance", fix="leave out --balance")
     trainer = Trainer(net, loss, optim.AdamW(learning_rate, weight_decay=weight_decay), metrics, executor=executor)
+    callbacks: list[Callback] = [EarlyStopping(patience=patience), BestWeights()]
+    if checkpoint is not None:
+        callbacks.append(Checkpoint(checkpoint))
+        if Path(checkpoint).exists():
+            trainer = _resumed(trainer, checkpoint)
     began = time.perf_counter()
     history = trainer.fit(
         x_train,
@@ -134,11 +145,27 @@ def train(
         epochs=epochs,
         batch_size=batch_size or int(min(max(len(y_train) // 30, 16), 256)),
         validation=watch,
-        callbacks=[EarlyStopping(patience=patience), BestWeights()],
+        callbacks=callbacks,
         progress=progress,
         seed=seed,
     )
     seconds = time.perf_counter() - began
-    model = TableModel(net, schema)
+    model = TableModel(trainer.net, schema)
     scores = model.evaluate(frame[parts[2]])
     return Trained(model, fitted, history, parts, scores, seconds)
+
+
+def _resumed(wanted: Trainer, checkpoint: str | Path) -> Trainer:
+    """The trainer of the checkpoint, which has to be of the run that is wanted."""
+    found = type(wanted).resume(checkpoint, executor=wanted.executor)
+    for name, own, other in (
+        ("network", found.net.config(), wanted.net.config()),
+        ("loss", found.objective.loss.config(), wanted.objective.loss.config()),
+        ("optimiser", found.optimizer.config(), wanted.optimizer.config()),
+    ):
+        if own != other:
+            raise CheckpointError(
+                f"{checkpoint} is of a run with another {name}",
+                fix="give the settings and the table it was begun with, or another checkpoint",
+            )
+    return found

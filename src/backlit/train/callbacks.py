@@ -235,7 +235,7 @@ class Checkpoint(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         directory = Path(self.path).parent
-        if not directory.is_dir():
+        if trainer.processes.id == 0 and not directory.is_dir():
             raise CheckpointError(f"there is no directory {directory} to save to", fix="make it first")
 
     def on_steps(self, trainer: Trainer) -> None:
@@ -260,6 +260,8 @@ class Log(Callback):
     _rows: int = field(init=False, default=0)  # epochs written
 
     def on_start(self, trainer: Trainer) -> None:
+        if trainer.processes.id != 0:
+            return
         lines = Path(self.path).read_text().splitlines(keepends=True) if Path(self.path).exists() else []
         Path(self.path).write_text("".join(lines[: self._rows + (not self._is_json and self._rows > 0)]))
 
@@ -268,6 +270,9 @@ class Log(Callback):
         return Path(self.path).suffix in (".json", ".jsonl")
 
     def on_epoch(self, trainer: Trainer, record: Epoch) -> None:
+        self._rows += 1
+        if trainer.processes.id != 0:
+            return
         row = {k: int(v) if k in ("epoch", "step") else v for k, v in record.items()}
         with open(self.path, "a", newline="") as file:
             if self._is_json:
@@ -275,10 +280,9 @@ class Log(Callback):
                 file.write(json.dumps(plain) + "\n")
             else:
                 writer = csv.writer(file, lineterminator="\n")
-                if not self._rows:
+                if self._rows == 1:
                     writer.writerow(row)
                 writer.writerow(row.values())
-        self._rows += 1
 
     def state(self) -> dict[str, Any]:
         return {"rows": self._rows}

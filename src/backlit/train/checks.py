@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from backlit.errors import DataError, Error
+from backlit.executors.api import Processes
 from backlit.ir import Type, dtype_name
 from backlit.train.arrays import Array, Given, chunks, read
 from backlit.train.feeding import ROLES, ArrayFeed, BatchFeed, Feed, split_rows
@@ -86,14 +87,19 @@ class Examples:
         return replace(self, rows=kept), replace(self, rows=held)
 
     def feed(
-        self, batch_size: int, key: Array | None = None, drop_last: bool = False, steps_per_epoch: int | None = None
+        self,
+        batch_size: int,
+        processes: Processes,
+        key: Array | None = None,
+        drop_last: bool = False,
+        steps_per_epoch: int | None = None,
     ) -> Feed:
-        """The minibatches."""
+        """The minibatches, as these processes take them."""
         if self.convert is not None:
-            return BatchFeed(self.source, self.convert, steps_per_epoch)
+            return BatchFeed(self.source, self.convert, steps_per_epoch, processes=processes)
         if steps_per_epoch is not None:
             raise Error("steps_per_epoch is for iterators of batches", fix="leave it out: arrays have an end")
-        return ArrayFeed(self.data, batch_size, self.dtypes, key, drop_last, self.rows)
+        return ArrayFeed(self.data, batch_size, self.dtypes, key, drop_last, self.rows, processes=processes)
 
 
 def examples(

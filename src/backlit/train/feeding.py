@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from backlit.errors import DataError
+from backlit.executors.api import Processes
 from backlit.ops import random
 from backlit.train.arrays import CHUNK_BYTES, Array, is_memory_mapped
 
@@ -39,22 +40,25 @@ WINDOW_BLOCKS = 256
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Some steps: `data[role][rows[t]]` is the minibatch of step t; `rows` is (steps, batch)."""
+    """Some steps: `data[role][rows[t]]` is the minibatch of step t, of `batch` examples.
+
+    `rows` is (steps, batch). Of several processes each has only the columns of its part, and the data for them.
+    """
 
     data: Mapping[str, Array]
     rows: Array
+    batch: int
 
     @property
     def steps(self) -> int:
         return len(self.rows)
 
-    @property
-    def batch(self) -> int:
-        return int(self.rows.shape[1])
 
-
+@dataclass
 class Feed(ABC):
-    """Where minibatches come from."""
+    """Where minibatches come from. `processes` are those that train together, each on its part of a minibatch."""
+
+    processes: Processes = field(default=Processes(), kw_only=True)
 
     @property
     @abstractmethod
@@ -108,11 +112,12 @@ class ArrayFeed(Feed):
         most = max(1, min(most, self._steps_a_read()))
         full = min(most, (n - start) // self.batch_size)
         steps, size = (full, self.batch_size) if full else (1, n - start)
-        rows = self._rows(epoch, start, start + steps * size)
+        rows = self._rows(epoch, start, start + steps * size).reshape(steps, size)
+        rows = rows[:, self.processes.part(size)]
         if self.resident:
-            return Stretch(self.data, rows.reshape(steps, size))
-        read = {role: np.ascontiguousarray(a[rows], self.dtypes[role]) for role, a in self.data.items()}
-        return Stretch(read, np.arange(steps * size).reshape(steps, size))
+            return Stretch(self.data, rows, size)
+        read = {role: np.ascontiguousarray(a[rows.reshape(-1)], self.dtypes[role]) for role, a in self.data.items()}
+        return Stretch(read, np.arange(rows.size).reshape(rows.shape), size)
 
     def _steps_a_read(self) -> int:
         if self.resident:
@@ -249,7 +254,8 @@ class BatchFeed(Feed):
             return None
         self._next = epoch, batch + 1
         data = self.convert(found, batch)
-        return Stretch(data, np.arange(len(data["x"]))[None])
+        size = len(data["x"])
+        return Stretch(data, np.arange(size)[None, self.processes.part(size)], size)
 
     def _go_to(self, epoch: int, batch: int) -> None:
         """Bring the iterator to where step `batch` of `epoch` comes next, going past batches where it must."""

@@ -94,7 +94,7 @@ def search(
     checks.at_least(10, "steps", steps)
     examples = checks.examples(trainer.objective, (x, y, sample_weight, mask), check=check)
     dropout_key, order_key = ops.random.split(ops.random.key(seed), 3)[:2]
-    feed = examples.feed(checks.at_least(1, "batch_size", batch_size), order_key)
+    feed = examples.feed(checks.at_least(1, "batch_size", batch_size), trainer.processes, order_key)
     optimizer = trainer.optimizer.with_learning_rate(1.0)
     params, state = dict(trainer.net.params), dict(trainer.net.state)
     carry = (params, state, optimizer.init(params), dropout_key, np.zeros((), np.uint32))

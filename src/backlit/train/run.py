@@ -21,6 +21,7 @@ import numpy as np
 
 from backlit.errors import DivergenceError
 from backlit.pytree import flatten, map_leaves
+from backlit.train import agreement
 from backlit.train.callbacks import Callback, Epoch
 from backlit.train.divergence import all_finite, find_origin
 from backlit.train.feeding import Feed, Stretch
@@ -105,10 +106,11 @@ class Run:
         trainer = self.trainer
         with self.display, _deferred_interrupt() as interrupted:
             while trainer.moment.batch or not trainer.finished:  # an epoch that was begun is ended
-                if interrupted():
+                most, stop = agreement.steps_and_stop(trainer.processes, self._most(), interrupted())
+                if stop:
                     self.display.finish(f"interrupted after step {trainer.step}: fit(x, y) goes on from there")
                     raise KeyboardInterrupt
-                stretch = self.feed.take(trainer.moment.epoch, trainer.moment.batch, self._most())
+                stretch = self.feed.take(trainer.moment.epoch, trainer.moment.batch, most)
                 if stretch is None:
                     self._end_epoch()
                 else:
@@ -140,7 +142,7 @@ class Run:
         carry, sums = program(before.carry, stretch)
         seconds = (time.perf_counter() - start) / stretch.steps
         self.paces.append(seconds)
-        if trainer.on_nan != "skip" and not (all_finite(flatten(sums)[0]) and all_finite(flatten(carry)[0])):
+        if trainer.on_nan != "skip" and not self._sound(carry, sums):
             self._diverged(stretch)
             return
         after = Moment(carry, before.epoch, before.batch + stretch.steps, (*before.sums, sums))
@@ -170,6 +172,7 @@ class Run:
         trainer.sync()
         if self.validate is not None:
             figures |= {f"val_{name}": value for name, value in self.validate().items()}
+        figures = agreement.figures(trainer.processes, figures)
         now = time.perf_counter()
         columns = {"epoch": moment.epoch + 1, "step": moment.step} | figures
         columns |= {"learning_rate": trainer.learning_rate, "seconds": now - self.began}
@@ -185,6 +188,10 @@ class Run:
 
     # --- values that are not finite -----------------------------------------------------------------------------------
 
+    def _sound(self, carry: Tree, sums: Tree) -> bool:
+        found = all_finite(flatten(sums)[0]) and all_finite(flatten(carry)[0])
+        return agreement.everywhere(self.trainer.processes, found)
+
     def _diverged(self, stretch: Stretch) -> None:
         """Take the steps of the stretch again one by one, up to the one that went wrong; then raise or roll back."""
         trainer = self.trainer
@@ -193,11 +200,12 @@ class Run:
             one = replace(stretch, rows=stretch.rows[t : t + 1])
             before = trainer.moment
             carry, sums = program(before.carry, one)
-            if not (all_finite(flatten(sums)[0]) and all_finite(flatten(carry)[0])):
+            if not self._sound(carry, sums):
                 break
             trainer.moment = Moment(carry, before.epoch, before.batch + 1, (*before.sums, sums))
         moment = trainer.moment
-        batch = [one.data[role][one.rows[0]] for role in ("x", "y", "sample_weight", "mask") if role in one.data]
+        parts = [one.data[role][one.rows] for role in ("x", "y", "sample_weight", "mask") if role in one.data]
+        batch = [trainer.processes.whole(part, one.batch)[0] for part in parts]
         origin = find_origin(program.graph, [*flatten(moment.carry)[0], *batch])
         where = f"step {moment.step + 1} (epoch {moment.epoch + 1})"
         if trainer.on_nan == "rollback" and trainer.rollbacks < ROLLBACKS:

@@ -166,7 +166,9 @@ def _prefixed(name: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def save_checkpoint(trainer: Trainer, path: str | Path) -> None:
-    """Write everything that a run needs to go on with the same bits."""
+    """Write everything that a run needs to go on with the same bits; of several processes the first one does."""
+    if trainer.processes.id != 0:
+        return
     moment = trainer.moment
     params, _, optimizer, *_ = moment.carry
     description = {

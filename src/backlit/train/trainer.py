@@ -16,9 +16,10 @@ import numpy as np
 
 from backlit import ops
 from backlit.errors import CheckpointError, DataError, Error
-from backlit.executors.api import Executor, get
+from backlit.executors.api import Executor, Processes, get
 from backlit.ir import Graph
-from backlit.train import checks
+from backlit.train import agreement, checks
+from backlit.train.arrays import is_memory_mapped
 from backlit.train.callbacks import Callback, as_callback
 from backlit.train.feeding import ArrayFeed, BatchFeed, Feed, Stretch
 from backlit.train.history import History
@@ -106,6 +107,11 @@ class Trainer:
         self._programs: dict[Any, Program] = {}
 
     # --- what callbacks and the curious ask ---------------------------------------------------------------------------
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that train together; one, unless `backlit.distributed` and the executor "xla" are used."""
+        return self.executor.processes
 
     @property
     def epoch(self) -> int:
@@ -236,8 +242,10 @@ class Trainer:
             examples, held = examples.divided(plan.holdout, holdout_key)
         elif validation is not None:
             held = checks.examples(self.objective, checks.parts(validation), "validation ", check=check)
-        feed = examples.feed(plan.batch_size, order_key if plan.shuffle else None, plan.drop_last, plan.steps_per_epoch)
+        key = order_key if plan.shuffle else None
+        feed = examples.feed(plan.batch_size, self.processes, key, plan.drop_last, plan.steps_per_epoch)
         plan = self._fitting(plan, examples, feed)
+        agreement.refuse_different(self.processes, self._given_to_all(plan, examples, held))
         asked = [as_callback(c) for c in callbacks]
         for number, callback in enumerate(asked):
             known = self._callback_states[number : number + 1] if going_on else []
@@ -248,10 +256,10 @@ class Trainer:
             plan.until - plan.first,
             feed.steps,
             console=None if isinstance(progress, bool) else progress,
-            shown=progress is not False,
+            shown=progress is not False and self.processes.id == 0,
             done_epochs=self.epoch - plan.first,
         )
-        measured = None if held is None else held.feed(EVALUATION_BATCH)
+        measured = None if held is None else held.feed(EVALUATION_BATCH, self.processes)
 
         def validate() -> dict[str, float]:
             assert measured is not None
@@ -270,6 +278,13 @@ class Trainer:
             self._callback_states = self.callback_states()
             self._callbacks = []
         return self.history
+
+    def _given_to_all(self, plan: Plan, *data: checks.Examples | None) -> dict[str, Any]:
+        """What has to be the same in all processes."""
+        arrays = [[{r: a for r, a in e.data.items() if not is_memory_mapped(a)}, e.rows] for e in data if e is not None]
+        shapes = [{r: (a.dtype, a.shape) for r, a in e.data.items()} for e in data if e is not None]
+        settings = plan, self.optimizer.config(), self.on_nan, repr(shapes)
+        return {"plan or optimiser": repr(settings), "state": self.moment.carry, "data": arrays}
 
     def _begun(self, epochs: int | None, given: Mapping[str, Any]) -> Plan:
         """The plan of a new run."""
@@ -346,7 +361,7 @@ class Trainer:
         """The loss and the metrics on data, as in `fit`: {"loss": ..., "accuracy": ...}, over all examples alike."""
         self._take_changes()
         examples = checks.examples(self.objective, (x, y, sample_weight, mask), check=check)
-        return self._measure(examples.feed(checks.at_least(1, "batch_size", batch_size)))
+        return self._measure(examples.feed(checks.at_least(1, "batch_size", batch_size), self.processes))
 
     def _measure(self, feed: Feed) -> dict[str, Any]:
         carry = dict(self.net.params), dict(self.net.state)
@@ -356,7 +371,7 @@ class Trainer:
             sums.append(found)
             if predicted is not None:
                 outputs.append(_rows(predicted))
-                targets.append(_rows(stretch.data["y"][stretch.rows]))
+                targets.append(_rows(self.processes.whole(stretch.data["y"][stretch.rows], stretch.batch)))
         figures: dict[str, Any] = self.objective.results(joined(sums))
         for name, metric in self.objective.whole.items():
             figures[name] = metric(np.concatenate(outputs), np.concatenate(targets))
@@ -368,7 +383,7 @@ class Trainer:
         examples = checks.examples(self.objective, (x, None, None, mask), check=check, targets=False)
         carry = dict(self.net.params), dict(self.net.state)
         parts = []
-        for stretch in stretches(examples.feed(checks.at_least(1, "batch_size", batch_size))):
+        for stretch in stretches(examples.feed(checks.at_least(1, "batch_size", batch_size), self.processes)):
             outputs = self.program("predict", stretch)(carry, stretch)[1]
             parts.append(_rows(outputs))
         return np.concatenate(parts)

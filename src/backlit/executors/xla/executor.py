@@ -19,9 +19,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from backlit.errors import SettingError
-from backlit.executors.api import Array, Executor, Run, check_arguments, check_step
+from backlit.executors.api import Array, Executor, Processes, Run, check_arguments, check_step
 from backlit.executors.xla.loop import Loop, refuse_unsound
 from backlit.executors.xla.lowering import SPECIAL, TABLE, Lowering, indexing
+from backlit.executors.xla.processes import MeshProcesses, PartLoop
 from backlit.executors.xla.residence import Residents
 from backlit.ir import Graph, Node
 from backlit.ops.record import OPS
@@ -35,7 +36,8 @@ BATCH = "batch"
 class XLA(Executor):
     """Runs graphs through JAX.
 
-    devices   how many devices to use (all of the default kind for None), or a list of JAX devices
+    devices   how many devices to use (all of the default kind for None), or a list of JAX devices. Of several processes
+              (`backlit.distributed`), how many of each: a program then runs in all of them at once
     shard     patterns of parameter names -> the axis that is cut over the devices, for models that one device cannot
               hold: {"*.weight": 1}. Optimiser state follows its parameter. Others are copied to every device.
     compute   "bfloat16" or "float16": products of float32 are computed from operands rounded to this dtype and summed
@@ -51,9 +53,9 @@ class XLA(Executor):
     def __post_init__(self) -> None:
         if self.compute not in (None, "bfloat16", "float16"):
             raise SettingError(f"compute={self.compute!r}", fix='use "bfloat16", "float16" or None')
-        if isinstance(self.devices, int) and not 1 <= self.devices <= len(jax.devices()):
+        if isinstance(self.devices, int) and not 1 <= self.devices <= jax.local_device_count():
             raise SettingError(
-                f"devices={self.devices}: there are {len(jax.devices())} of kind {jax.default_backend()}",
+                f"devices={self.devices}: there are {jax.local_device_count()} of kind {jax.default_backend()}",
                 fix="use fewer, or None for all",
             )
 
@@ -66,10 +68,19 @@ class XLA(Executor):
 
     @cached_property
     def mesh(self) -> Mesh:
-        """The devices in a row."""
-        chosen = jax.devices() if self.devices is None else self.devices
-        chosen = jax.devices()[:chosen] if isinstance(chosen, int) else list(chosen)
+        """The devices in a row, those of each process together."""
+        if self.devices is None or isinstance(self.devices, int):
+            chosen = [d for i in range(jax.process_count()) for d in jax.local_devices(i)[: self.devices]]
+        else:
+            chosen = sorted(self.devices, key=lambda d: d.process_index)
         return Mesh(np.array(chosen), (BATCH,))
+
+    @cached_property
+    def processes(self) -> Processes:
+        """The processes whose devices are used."""
+        if not self.mesh.is_multi_process:
+            return Processes()
+        return MeshProcesses(self.mesh, self._cut)
 
     def sharding(self, *axes: str | None) -> NamedSharding:
         """The sharding that cuts the axes so named; none: a copy on every device."""
@@ -98,7 +109,7 @@ class XLA(Executor):
 
         def run(*arrays: Array) -> list[Array]:
             check_arguments(graph.inputs, arrays)
-            with jax.enable_x64(), jax.default_device(self.mesh.devices.flat[0]):
+            with jax.enable_x64(), jax.default_device(self.mesh.local_devices[0]):
                 results, sound = compiled(*arrays)
                 refuse_unsound(checks, sound)
                 return [np.array(r) for r in results]
@@ -109,7 +120,8 @@ class XLA(Executor):
         check_step(step, carry, rows)
         self.refuse_unsupported(step)
         places = [self.placed(n) for n in step.inputs[:carry]]
-        return Loop(simplify(step), places, self.sharding(), self._cut, self.compute, self._residents)
+        kind = Loop if self.processes.count == 1 else PartLoop
+        return kind(simplify(step), places, self.sharding(), self._cut, self.compute, self._residents)
 
     def _cut(self, batch: int) -> NamedSharding:
         """The sharding of a minibatch: cut over the devices where that leaves each the same share."""

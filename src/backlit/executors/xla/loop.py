@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding
 from backlit.errors import IndexingError
 from backlit.executors.api import Array
 from backlit.executors.xla.lowering import Lowering, indexing
-from backlit.executors.xla.residence import Residents
+from backlit.executors.xla.residence import Residents, placed
 from backlit.ir import Graph, Node
 
 ROOM = 2**24
@@ -60,22 +60,29 @@ class Loop:
         steps, batch = row_index.shape
         span = self.span(batch)
         with jax.enable_x64():
-            program = self.program([d.shape for d in data], batch)
             on_device = self.residents
             now = [on_device.given_away(np.asarray(s), p) for s, p in zip(state, self.places, strict=True)]
-            shared = [on_device.shared(np.asarray(d), self.whole) for d in data]
             parts, oks = [], []
             for start in range(0, max(steps, 1), span):
                 count = min(span, steps - start)
-                rows = np.zeros((span, batch), np.int64)
-                rows[:count] = row_index[start : start + count]
-                put = jax.device_put((rows, np.int32(count)), self.whole)
-                now, watched, ok = program(now, shared, *put)
+                fed = self.fed(data, row_index[start : start + count], span)
+                now, watched, ok = self.program(*fed)(now, *fed, placed(np.asarray(count, np.int32), self.whole))
                 parts.append((count, watched))
                 oks.append(ok)
             refuse_unsound(self.checks, np.all([np.asarray(ok) for ok in oks], axis=0))
             columns = zip(*([np.asarray(w)[:count] for w in watched] for count, watched in parts), strict=True)
             return [on_device.fetched(s) for s in now], [np.concatenate(column) for column in columns]
+
+    def fed(self, data: Sequence[Array], row_index: Array, span: int) -> tuple[list[Any], Any]:
+        """The data sets, and the rows of these steps with room for `span` of them, on the devices."""
+        rows = np.zeros((span, row_index.shape[1]), np.int64)
+        rows[: len(row_index)] = row_index
+        return [self.residents.shared(np.asarray(d), self.whole) for d in data], jax.device_put(rows, self.whole)
+
+    def minibatch(self, data: Any, rows: Any, t: Any) -> Any:
+        """The minibatch of step t of what `fed` gave."""
+        chosen = rows[t]
+        return _constrained(data.at[chosen].get(mode="promise_in_bounds"), self.split(len(chosen)))
 
     def span(self, batch: int) -> int:
         """How many steps a program has room for."""
@@ -83,14 +90,12 @@ class Loop:
         most = ROOM // max(1, 8 * batch + watched)
         return min(STEPS, 2 ** int(math.log2(most)) if most else 1)
 
-    def program(self, shapes: Sequence[tuple[int, ...]], batch: int) -> jax.stages.Compiled:
-        """The compiled loop over data sets of these shapes."""
-        key = (batch,), *shapes
+    def program(self, data: Sequence[Any], rows: Any) -> jax.stages.Compiled:
+        """The compiled loop over data sets and rows like these."""
+        key = rows.shape, *(d.shape for d in data)
         if key not in self.programs:
-            carried, minibatches = self.step.inputs[: self.carry], self.step.inputs[self.carry :]
+            carried = self.step.inputs[: self.carry]
             state = [_like(n.type.shape, n.type.dtype, p) for n, p in zip(carried, self.places, strict=True)]
-            data = [_like(s, n.type.dtype, self.whole) for n, s in zip(minibatches, shapes, strict=True)]
-            rows = _like((self.span(batch), batch), np.int64, self.whole)
             count = _like((), np.int32, self.whole)
             with jax.enable_x64():
                 results = list(self.places), self.whole, self.whole
@@ -105,15 +110,12 @@ class Loop:
         def once(t: Any, now: Any) -> Any:
             held, watched, sound = now
             lowering = Lowering(self.compute)
-            results = lowering.run(self.step, [*held, *(self._gathered(d, rows[t]) for d in data)])
+            results = lowering.run(self.step, [*held, *(self.minibatch(d, rows, t) for d in data)])
             new = [_constrained(r, p) for r, p in zip(results[: self.carry], self.places, strict=True)]
             watched = [w.at[t].set(r) for w, r in zip(watched, results[self.carry :], strict=True)]
             return new, watched, [was & ok for was, (_, ok) in zip(sound, lowering.sound, strict=True)]
 
         return lax.fori_loop(jnp.int32(0), count, once, (list(state), room, [jnp.asarray(True)] * len(self.checks)))
-
-    def _gathered(self, data: Any, chosen: Any) -> Any:
-        return _constrained(data.at[chosen].get(mode="promise_in_bounds"), self.split(len(chosen)))
 
 
 def _like(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -12,9 +12,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from backlit.executors.api import Array
+
+
+def placed(array: Array, sharding: NamedSharding) -> Any:
+    """The array on the devices of the sharding, some of which may be another process's."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: np.array(array[index]))
 
 
 class Residents:
@@ -50,13 +58,14 @@ class Residents:
         """The array on the devices, for a program that will overwrite it."""
         copy = self.find(array, sharding)
         if copy is None:
-            return jax.device_put(array, sharding)
+            return placed(array, sharding)
         del self._known[id(array)]
         return copy
 
     def fetched(self, copy: Any) -> Array:
         """A read-only array of what is on the devices, which stays there."""
-        array = np.array(copy)
+        reachable = copy.is_fully_addressable or copy.is_fully_replicated
+        array = np.array(copy if reachable else multihost_utils.process_allgather(copy, tiled=True))
         array.flags.writeable = False
         self.keep(array, copy)
         return array
