@@ -122,6 +122,10 @@ class Body:
         lowering = self.lowering
         if node.op == "constant" and (number := uniform(node)) is not None:
             return self.emit(Instruction("number", (), node.type.dtype, (plain_number(number),)))
+        elsewhere = lowering.elsewhere(node)
+        if elsewhere is not None:
+            place = elsewhere.place(index, self.axes)
+            return self.load(lowering.buffers[elsewhere.target], place, lowering.names.get(node, ""))
         buffer = lowering.buffer(node)
         if buffer is not None:
             place = ix.flat(index, node.type.shape, self.axes)

@@ -20,6 +20,7 @@ from collections import Counter
 from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
 from backlit.executors.native.pooling import spread_back
+from backlit.executors.native.rectified import rectified
 from backlit.executors.native.remade import remade
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
@@ -33,7 +34,7 @@ from backlit.tracing import Traced
 
 def prepared(graph: Graph) -> Graph:
     """The graph as this executor compiles it: after the passes that all may use, and its own."""
-    return simplify(remade(joined(selected(spread_back(direct(simplify(graph)))))))
+    return simplify(remade(joined(selected(rectified(spread_back(direct(simplify(graph))))))))
 
 
 def direct(graph: Graph) -> Graph:

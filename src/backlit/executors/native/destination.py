@@ -3,17 +3,23 @@
 A value that is only read to be joined with others, or to be stored with its axes in another order, needs no memory of
 its own: the kernel that computes it writes each element where the result has it. The rule that holds: nobody reads such
 a value but its one reader, which then has nothing left to do for it.
+
+So it is with a value that is padded, but that others may read it too, from where it lies within the padding: all but
+those that need neighbouring memory. The padding is written first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backlit.executors.native import index as ix
-from backlit.executors.native.fusion import Fusion
+from backlit.executors.native.fusion import VIEWS, Fusion, is_pointwise
 from backlit.executors.native.index import Affine, Index
+from backlit.executors.native.kernels import COMBINERS
 from backlit.ir import Node
+
+_READERS = {*COMBINERS, "contract", "pad", "concat"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,50 @@ def destinations(fusion: Fusion) -> dict[Node, Destination]:
         if _is_only_for(fusion, x, moved) and _last(x.type.shape) == order[_last(moved.type.shape)]:
             by_axis = dict(zip(order, ix.row_major(moved.type.shape), strict=True))
             found[x] = Destination(moved, 0, tuple(by_axis[a] for a in range(x.type.ndim)))
+    for group in fusion.groups:
+        if group.kind == "pad":
+            found |= _padded(fusion, group.roots[0], found)
     return found
+
+
+def _padded(fusion: Fusion, padded: Node, found: Mapping[Node, Destination]) -> dict[Node, Destination]:
+    """Where the operand of a pad goes, if its kernel may write it there; split axes too."""
+    x, p = padded.inputs[0], padded.params
+    steps = ix.row_major(padded.type.shape)
+    strides = tuple(s * (k + 1) for s, k in zip(steps, p["between"], strict=True))
+    offset = sum(a * s for a, s in zip(p["low"], steps, strict=True))
+    made = {x: Destination(padded, offset, strides)}
+    if x.op == "reshape" and x not in fusion.home:
+        (fine,) = x.inputs
+        groups = ix.split_axes(x.type.shape, fine.type.shape)
+        if groups is None or fusion.users[fine] != [x]:
+            return {}
+        inner = tuple(s * k for g, s in zip(groups, strides, strict=True) for k in ix.row_major(g))
+        made[fine] = Destination(padded, offset, inner)
+    computed = next(reversed(made))
+    home = fusion.home.get(computed)
+    if home is None or home.kind not in ("map", "reduce", "contract") or computed not in fusion.stored:
+        return {}
+    if not made.keys().isdisjoint(found.keys() | fusion.outputs) or padded in fusion.outputs or padded in found:
+        return {}
+    if computed.op in VIEWS or x.type.dtype != padded.type.dtype or not _is_read_anywhere(fusion, x):
+        return {}
+    return made
+
+
+def _is_read_anywhere(fusion: Fusion, x: Node) -> bool:
+    """Whether all readers of a value ask for single elements, and so do those of its views."""
+    for user in fusion.users.get(x, []):
+        if user in fusion.outputs and user.op in VIEWS:
+            return False
+        if user.op == "reshape" and ix.split_axes(x.type.shape, user.type.shape) is None:
+            return False
+        if user.op in VIEWS:
+            if not _is_read_anywhere(fusion, user):
+                return False
+        elif (user.op == "gather" and user.inputs[0] is x) or (not is_pointwise(user) and user.op not in _READERS):
+            return False
+    return True
 
 
 def _is_only_for(fusion: Fusion, x: Node, reader: Node) -> bool:

@@ -83,6 +83,24 @@ def unflat(place: Affine, shape: Sequence[int], extents: Sequence[int]) -> Index
     return tuple(reversed(found))
 
 
+def split_axes(shape: Sequence[int], fine: Sequence[int]) -> list[tuple[int, ...]] | None:
+    """For each axis of `shape` the sizes in `fine` that make it up, in order; None where axes are not only split."""
+    rest, found = list(fine), []
+    for n in shape:
+        group: list[int] = []
+        while not group or math.prod(group) < n:
+            if not rest:
+                return None
+            group.append(rest.pop(0))
+        if math.prod(group) != n:
+            return None
+        found.append(tuple(group))
+    if found and math.prod(rest) == 1:
+        found[-1] += tuple(rest)
+        return found
+    return None
+
+
 def broadcast(index: Index, shape: Sequence[int], axes: int) -> Index:
     """The index of an operand that is stretched to the value that `index` is for."""
     lead = len(index) - len(shape)

@@ -62,10 +62,15 @@ class Lowering:
         if group.kind == "map" and self._filled.issuperset(group.members):
             return []
         if group.kind in ("map", "reduce", "contract"):
-            self.before = []
+            self.before = [
+                call
+                for node in group.computes()
+                if node in self.destinations and self.destinations[node].target.op == "pad"
+                for call in self._padding(self.destinations[node].target)
+            ]
             made = self._nest(group)
             if made is None:
-                return []
+                return self.before
             return [*self.before, *(in_parts(made, self.scratch) if group.kind == "reduce" else [made])]
         (root,) = group.roots
         found: list[Call | None] = getattr(self, f"_{root.op}")(root)
@@ -79,6 +84,13 @@ class Lowering:
         if node.op == "item":
             return self.buffers.get((node.inputs[0], node.params["index"]))
         return self.buffers.get(node)
+
+    def elsewhere(self, node: Node) -> Destination | None:
+        """Where within the memory of another value a node lies, if it does and is there by now."""
+        found = self.destinations.get(node)
+        source = node.inputs[0] if node.op == "reshape" and node not in self.fusion.home else node
+        home = self.fusion.home.get(source)
+        return found if home is not None and self.fusion.position[home] < self.now else None
 
     # --- nests
 
@@ -244,12 +256,34 @@ class Lowering:
 
     def _pad(self, node: Node) -> list[Call | None]:
         target, p = self.buffers[node], node.params
+        if node.inputs[0] in self.destinations and self.destinations[node.inputs[0]].target is node:
+            return []
         strides = ix.row_major(node.type.shape)
         place = Affine(
             sum(a * s for a, s in zip(p["low"], strides, strict=True)),
             tuple(s * (k + 1) for s, k in zip(strides, p["between"], strict=True)),
         )
-        return [self._fill(target, p["value"], (node,)), self.copy(node.inputs[0], target, (node,), place)]
+        return [*self._padding(node), self.copy(node.inputs[0], target, (node,), place)]
+
+    def _padding(self, node: Node) -> list[Call]:
+        """What a pad puts around its operand: a slab on each side; all of it if something comes between."""
+        target, p, shape = self.buffers[node], node.params, node.type.shape
+        if any(p["between"]) or node.inputs[0].type.size == 0:
+            return [c for c in [self._fill(target, p["value"], (node,))] if c is not None]
+        strides, found = ix.row_major(shape), []
+        start, stop = [0] * len(shape), list(shape)
+        for axis, (low, high) in enumerate(zip(p["low"], p["high"], strict=True)):
+            for first, last in ((0, low), (shape[axis] - high, shape[axis])):
+                if first == last:
+                    continue
+                slab = [last - first if a == axis else stop[a] - start[a] for a in range(len(shape))]
+                offset = sum(s * (first if a == axis else start[a]) for a, s in enumerate(strides))
+                body = Body(self, tuple(slab), ())
+                number = body.emit(Instruction("number", (), target.type.dtype, (plain_number(p["value"]),)))
+                body.store_into(target, number, Affine(offset, strides))
+                found.append(body.call_of((node,), "padding"))
+            start[axis], stop[axis] = low, shape[axis] - high
+        return [c for c in found if c is not None]
 
     def _fold(self, node: Node) -> list[Call | None]:
         """One pass for each position in the window: every window's element there is added into place."""

@@ -6,8 +6,8 @@ Differentiation gives them as `fold(w)`, windows added back into place, where w 
     maximum         g / count where x equals the maximum, else 0
 
 Where windows lie side by side each element is in one window, y = p s + i, so the result is w itself, read by (p, i)
-instead of by y. What is elementwise after that is computed by (p, i) as well, and so are sums of it: the two axes are
-made one again (which costs nothing) only where somebody else reads the result.
+instead of by y. The elementwise ops after it (the activation before the pooling) are computed by (p, i) as well, up to
+the first value that is read twice; there the two axes are made one again, which costs nothing.
 
 Where windows overlap the terms are added where they arrive: the sum over the windows that element y is in runs through
 g with s - 1 zeros between its elements, as in the gradient of a convolution (`convolution`).
@@ -15,11 +15,12 @@ g with s - 1 zeros between its elements, as in the gradient of a convolution (`c
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from backlit.executors.native.fusion import is_pointwise
+from backlit.executors.native.index import split_axes
 from backlit.ir import Graph, Node
 from backlit.ops.elementwise import equal, where
 from backlit.ops.movement import broadcast_to, pad, reshape
@@ -32,16 +33,19 @@ from backlit.tracing import Traced
 
 def spread_back(graph: Graph) -> Graph:
     """The graph with the gradients of pooling written so."""
+    graph = in_bodies(graph, spread_back)
     split: set[Node] = set()  # values by (p, i) of which a reshape makes values by y
+    readers = Counter(i for node in graph.nodes for i in node.inputs)
 
-    def rule(node: Node, _old: Node) -> Value | None:
+    def rule(node: Node, old: Node) -> Value | None:
         if node.op == "fold":
             return _unpooled(node, split)
-        if node.op == "sum":
-            return _total(node, split)
-        return _elementwise(node, split) if is_pointwise(node) else None
+        alone = is_pointwise(node) and all(
+            readers[j] == 1 for i, j in zip(node.inputs, old.inputs, strict=True) if _is_split(i, split)
+        )
+        return _elementwise(node, split) if alone else None
 
-    return rewrite(in_bodies(graph, spread_back), rule)
+    return rewrite(graph, rule)
 
 
 def _unpooled(node: Node, split: set[Node]) -> Value | None:
@@ -113,21 +117,22 @@ def _side_by_side(node: Node, x: Node | None, top: Node | None, g: Node, split: 
     return pad(found, [(0, n - c) for n, c in zip(shape, covered, strict=True)])
 
 
-def _split_operand(node: Node, split: set[Node]) -> Node | None:
-    """The first operand by (p, i) that a node reads by y."""
-    return next((i.inputs[0] for i in node.inputs if i.op == "reshape" and i.inputs[0] in split), None)
+def _is_split(node: Node, split: set[Node]) -> bool:
+    """Whether the node makes one by y of a value by (p, i)."""
+    return node.op == "reshape" and node.inputs[0] in split
 
 
 def _elementwise(node: Node, split: set[Node]) -> Value | None:
     """The op applied by (p, i)."""
-    like = _split_operand(node, split)
+    like = next((i.inputs[0] for i in node.inputs if _is_split(i, split)), None)
     if like is None or node.op == "gather":
         return None
     shape, fine = node.type.shape, like.type.shape
-    groups = _groups(shape, fine)
+    groups = split_axes(shape, fine)
+    assert groups is not None
     operands: list[Value] = []
     for i in node.inputs:
-        if i.op == "reshape" and i.inputs[0] in split and i.inputs[0].type.shape == fine:
+        if _is_split(i, split) and i.inputs[0].type.shape == fine:
             operands.append(Traced(i.inputs[0]))
             continue
         sizes = (1,) * (len(shape) - i.type.ndim) + i.type.shape
@@ -140,31 +145,3 @@ def _elementwise(node: Node, split: set[Node]) -> Value | None:
         return None
     split.add(found.node)
     return reshape(found, shape)
-
-
-def _total(node: Node, split: set[Node]) -> Value | None:
-    """A sum by (p, i)."""
-    like = _split_operand(node, split)
-    if like is None or node.params["keepdims"]:
-        return None
-    groups = _groups(node.inputs[0].type.shape, like.type.shape)
-    axes: list[int] = []
-    at = 0
-    for a, g in enumerate(groups):
-        axes += range(at, at + len(g)) if a in node.params["axis"] else []
-        at += len(g)
-    found = sum(Traced(like), tuple(axes))
-    return found if found.shape == node.type.shape else reshape(found, node.type.shape)
-
-
-def _groups(shape: Sequence[int], fine: Sequence[int]) -> list[tuple[int, ...]]:
-    """For each axis of `shape` the axes of `fine` that make it up."""
-    rest, found = list(fine), []
-    for n in shape:
-        group = [rest.pop(0)]
-        while math.prod(group) != n:
-            group.append(rest.pop(0))
-        found.append(tuple(group))
-    if rest:  # axes of size 1 at the end
-        found[-1] += tuple(rest)
-    return found

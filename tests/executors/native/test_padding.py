@@ -1,0 +1,97 @@
+"""Values written straight into their padding, and values computed again instead of stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import legality, ops
+from backlit.executors.native import Native
+from backlit.executors.native.convolution import prepared
+from backlit.executors.native.rectified import rectified
+from backlit.executors.reference import Reference
+from backlit.passes import simplify
+
+from . import programs
+
+N = programs.Normal("float32")
+NATIVE = Native("avx512")
+
+
+def check(graph, *args):
+    legality.check(prepared(graph))
+    for got, wanted in zip(Native().compile(graph)(*args), Reference().compile(graph)(*args), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=5e-5, atol=5e-5)
+
+
+def copies(graph):
+    return [c.label for c in NATIVE.plan(graph).calls() if c.label == "copy"]
+
+
+@pytest.mark.parametrize("padding", ["same", ((0, 2), (1, 0)), 2])
+def test_what_is_padded_is_computed_within_its_padding(padding):
+    x, w = N(2, 7, 6, 3), N(3, 2, 3, 5)
+    graph = bl.trace(lambda x, w: ops.conv(ops.tanh(x) * 2.0, w, padding=padding), x, w)
+    assert not copies(graph)
+    check(graph, x, w)
+
+
+def test_others_read_it_there():
+    x, w = N(2, 7, 6, 3), N(3, 3, 3, 5)
+
+    def f(x, w):
+        a = ops.tanh(x)
+        y = ops.conv(a, w, padding="same")
+        return y, ops.sum(a, (0, 1, 2)), ops.flip(a, 1) * 2.0, ops.max_pool(a, 2), ops.conv(a, w[:2, :2])
+
+    graph = bl.trace(f, x, w)
+    assert not copies(graph)
+    check(graph, x, w)
+
+
+@pytest.mark.parametrize("other", [
+    lambda a: ops.cumulative_sum(a, axis=1),
+    lambda a: ops.reshape(a, (-1, 9)),
+    lambda a: ops.argmax(a, 1),
+    lambda a: ops.take(a, np.array([1, 0]), axis=0),
+    lambda a: a,
+])  # fmt: skip
+def test_who_needs_neighbouring_memory_gets_it(other):
+    x, w = N(2, 7, 6, 3), N(3, 3, 3, 5)
+
+    def f(x, w):
+        a = ops.tanh(x)
+        return ops.conv(a, w, padding="same"), other(a)
+
+    check(bl.trace(f, x, w), x, w)
+
+
+def test_a_network_with_pooling_and_batch_norm_stores_little():
+    """Forward: z and its activation, no x - mean, no x_hat; and the gradient of the first weights goes all the way."""
+    x, w, v, scale = N(4, 8, 8, 3), N(3, 3, 3, 16), N(3, 3, 16, 16), N(16)
+
+    def f(w, v, scale, x):
+        z = ops.conv(x, w, padding="same")
+        centred = z - ops.mean(z, (0, 1, 2))
+        variance = ops.mean(centred * centred, (0, 1, 2))
+        a = ops.relu(scale * (centred / ops.sqrt(variance + 1e-5)) + 0.1)
+        y = ops.conv(ops.max_pool(a, 2), v, padding="same")
+        return ops.mean(y * y)
+
+    graph = bl.trace(bl.grad(f), w, v, scale, x)
+    full = 4 * 8 * 8 * 16 * 4
+    stored = {b for c in NATIVE.plan(graph).calls() for b in c.written() if b.kind == "arena" and b.bytes == full}
+    assert len(stored) <= 6
+    check(graph, w, v, scale, x)
+
+
+def test_the_gradient_of_relu_asks_the_activation():
+    x, w, v = N(6, 5), N(5, 7), N(7, 3)
+    graph = simplify(bl.trace(bl.grad(lambda w, x, v: ops.sum((ops.relu(x @ w) @ v) ** 2.0)), w, x, v))
+    found = rectified(graph)
+    (mask,) = [n for n in found.nodes if n.op == "greater"]
+    assert mask.inputs[0].op == "relu"
+    check(graph, w, x, v)
+    alone = simplify(bl.trace(bl.grad(lambda x: ops.sum(ops.relu(x) ** 2.0)), x))
+    assert rectified(alone) is alone
