@@ -54,3 +54,18 @@ def test_the_others_stop_and_the_run_goes_on(together, alone, tmp_path, count, v
         end = fewer[0].end
     assert len(end["history"]["loss"]) == epochs + 2
     assert np.all(np.isfinite(end["history"]["loss"]))
+
+
+@pytest.mark.full
+def test_a_process_that_was_started_again_is_lost_to_the_others(together, start, tmp_path):
+    """As Kubernetes does, faster than silence can be heard: it cannot slip into a run that goes on without it."""
+    settings = {"epochs": 100_000, "metrics": ["accuracy"]}
+    workers = together(2, settings, heartbeat=30)
+    for worker in workers:
+        worker.after_steps(10)
+    workers[1].process.kill()
+    again = start(workers[1].process.args[1:])
+    assert workers[0].wait(25) == 1
+    assert "process 1 of 2 is lost" in "".join(workers[0].err)
+    assert again.wait(40) == 1
+    assert again.losses == []

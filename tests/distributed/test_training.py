@@ -19,6 +19,8 @@ def agree(workers, one):
     assert [w.wait() for w in workers] == [0] * len(workers), "".join(workers[0].err)
     for worker in workers:
         assert len(worker.losses) == len(one.losses) >= 50
+        worst = np.max(np.abs(np.array(worker.losses) / one.losses - 1))
+        print(f"{len(workers)} processes: losses differ by at most {worst:.1e} of their size")
         np.testing.assert_allclose(worker.losses, one.losses, **TIGHT)
         assert worker.end["history"] == workers[0].end["history"]  # to the bit: they decide by it
         for name, column in one.end["history"].items():

@@ -131,11 +131,14 @@ class Cluster:
         """Ask again and again who is there. Ends when a process is lost, or when this one leaves."""
         client: Any = distributed.global_state.client
         everybody = range(self.member.processes)
+        born: dict[int, int] = {}  # what tells a process from one that took its place
         while True:
             try:
-                there = set(client.get_live_nodes(list(everybody)))
+                found = client.get_live_nodes(list(everybody))
             except Exception:  # the coordinator is gone, or we are
                 return
+            born = born or found
+            there = {i for i in found if found[i] == born.get(i)}  # one that was started again is lost to us
             if self._leaving.is_set() and (self.member.id != 0 or there == {0}):
                 return  # process 0 stays until the others have left
             if len(there) < self.member.processes and not self._leaving.is_set():
