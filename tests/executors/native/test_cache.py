@@ -141,8 +141,8 @@ def test_bytes_and_back():
     packed = made.pack(graph)
     assert packed is not None
     again = Artifact.unpack(packed, graph)
-    assert (again.object, again.arena, again.shares, again.taken, again.checks, again.seconds) == (
-        made.object, made.arena, made.shares, made.taken, made.checks, made.seconds
+    assert (again.objects, again.arena, again.shares, again.taken, again.checks, again.seconds) == (
+        made.objects, made.arena, made.shares, made.taken, made.checks, made.seconds
     )  # fmt: skip
     assert made.checks
     for a, b in zip(again.constants, made.constants, strict=True):

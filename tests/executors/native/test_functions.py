@@ -22,7 +22,7 @@ def compiled(name, dtype, lanes, target):
     f = Function(module, "run", [(POINTER, "x"), (POINTER, "y"), (I64, "n")], linkage="")
     x, y, n = f.arguments
     f.loop(0, n, lanes, lambda i: f.store(getattr(SCALARS, name)(f.load(x.at(i, dtype), dtype, lanes)), y.at(i, dtype)))
-    code = Loaded(object_code(module.text(), module.target, jit=True), module.target)
+    code = Loaded([object_code(module.text(), module.target, jit=True)], module.target)
     run = code.function("run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
     def call(values):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,12 @@ import pytest
 import backlit as bl
 from backlit import ops
 from backlit.errors import Error, IndexingError, UnsupportedError
-from backlit.executors.native import Native, jit
+from backlit.executors.native import Native, artifact, jit
 from backlit.executors.native import cache as cache_module
+from backlit.executors.native.artifact import Artifact
+from backlit.executors.native.code import Code
+from backlit.executors.native.convolution import prepared
+from backlit.executors.native.plan import plan
 from backlit.executors.native.target import known
 from backlit.ir import Graph, Type, make_node
 from backlit.tracing import input_node
@@ -212,3 +217,34 @@ def test_too_large_for_memory():
     graph = bl.trace(lambda x: ops.broadcast_to(x, (2**40, 2**20)) + 1.0, np.ones((), np.float32))
     with pytest.raises(MemoryError):
         Native().compile(graph)(np.ones((), np.float32))
+
+
+# --- compilation in parts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lines", [1, 200])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_program_in_parts_is_the_program(monkeypatch, lines, workers):
+    f, args, _ = programs.cases("float32")["odd_mlp"]
+    made = plan(prepared(bl.trace(bl.value_and_grad(f), *args)))
+    graph = made.graph
+    wanted = Code(Artifact.of(made, known("host"), 2), known("host"))
+    monkeypatch.setattr(artifact, "_PART", lines)
+    monkeypatch.setenv("BACKLIT_THREADS", str(workers))
+    parts = Artifact.of(made, known("host"), 2)
+    assert len(parts.objects) > 3
+    got = Code(parts, known("host"))
+    results = []
+    for code in (wanted, got):
+        out = [np.empty(o.type.shape, o.type.dtype) for o in graph.outputs]
+        code.run([*programs.leaves(args), *out], 0, 1)
+        results.append(out)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_llvmlite_that_keeps_its_lock(monkeypatch):
+    text = Native().llvm(bl.trace(function, X))
+    wanted = jit.object_code(text, known("host"))
+    monkeypatch.setattr(jit, "ffi", SimpleNamespace(lib=SimpleNamespace(LLVMPY_TargetMachineEmitToMemory=None)))
+    assert jit.object_code(text, known("host")) == wanted

@@ -1,8 +1,8 @@
 """A compiled program as data: all that is needed to run it, without the graph's plan, and as bytes for the cache.
 
-As bytes it is a header in JSON, the constants that the compiler made, then the object code:
+As bytes it is a header in JSON, the constants that the compiler made, then the object files:
 
-    length of the header (8 bytes, little-endian), header, constants one after the other, object code
+    length of the header (8 bytes, little-endian), header, constants one after the other, object files
 
 Constants that the graph holds are not written again but found in it by number, as are the places in the user's code
 that errors name.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.api import Array
-from backlit.executors.native import jit
+from backlit.executors.native import jit, threads
 from backlit.executors.native.digest import everything
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import Program
@@ -28,6 +28,7 @@ from backlit.ir import Graph, Type
 from backlit.sites import Site
 
 _MOST = 1 << 22  # bytes of constants in a file
+_PART = 1000  # lines of code that are compiled in one go, beside others
 _BRIEF = 1 << 12  # operations of a small program up to which its loops are worth writing out
 
 
@@ -46,6 +47,7 @@ class Check:
 class Artifact:
     """A program for one target. Runs as `step` of the object code, see `program`.
 
+    objects    object files, which call one another
     constants  the arrays that it reads besides inputs and outputs
     arena      bytes of intermediate values
     shares     into how many parts its kernels are cut
@@ -54,7 +56,7 @@ class Artifact:
     seconds    about how long a run (a step of a loop) takes on one thread
     """
 
-    object: bytes
+    objects: tuple[bytes, ...]
     constants: tuple[Array, ...]
     arena: int
     shares: int
@@ -66,12 +68,15 @@ class Artifact:
     def of(cls, plan: Plan, target: Target, shares: int) -> Artifact:
         """Compile a plan."""
         program = Program(plan, target, shares)
-        code = jit.object_code(program.text, target, jit=True, inline=program.small, unroll=plan.flops <= _BRIEF)
+        if program.small:
+            code = [jit.object_code(program.text, target, True, inline=True, unroll=plan.flops <= _BRIEF)]
+        else:
+            code = jit.object_codes(program.parts(_PART), target, threads.available())
         checks = tuple(
             Check(node.op, tuple(i.type for i in node.inputs), node.site, axis, size)
             for node, axis, size in program.checks
         )
-        return cls(code, tuple(plan.constants), plan.arena, shares, plan.taken, checks, plan.seconds)
+        return cls(tuple(code), tuple(plan.constants), plan.arena, shares, plan.taken, checks, plan.seconds)
 
     def pack(self, graph: Graph) -> bytes | None:
         """As bytes that are read together with an equal graph; None if they would be too many."""
@@ -82,6 +87,7 @@ class Artifact:
         if sum(c.nbytes for c in own) > _MOST:
             return None
         header = {
+            "objects": [len(o) for o in self.objects],
             "arena": self.arena,
             "shares": self.shares,
             "seconds": self.seconds,
@@ -93,7 +99,7 @@ class Artifact:
             ],
         }
         text = json.dumps(header).encode()
-        return b"".join([len(text).to_bytes(8, "little"), text, *(c.tobytes() for c in own), self.object])
+        return b"".join([len(text).to_bytes(8, "little"), text, *(c.tobytes() for c in own), *self.objects])
 
     @classmethod
     def unpack(cls, content: bytes, graph: Graph) -> Artifact:
@@ -113,8 +119,12 @@ class Artifact:
             Check(op, tuple(_type(t) for t in inputs), nodes[at].site if at >= 0 else None, axis, size)
             for op, inputs, at, axis, size in header["checks"]
         ]
+        objects = []
+        for size in header["objects"]:
+            objects.append(content[end : end + size])
+            end += size
         return cls(
-            content[end:], tuple(constants), header["arena"], header["shares"], dict(header["taken"]), tuple(checks),
+            tuple(objects), tuple(constants), header["arena"], header["shares"], dict(header["taken"]), tuple(checks),
             header["seconds"],
         )  # fmt: skip
 

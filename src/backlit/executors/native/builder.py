@@ -28,6 +28,7 @@ from backlit.executors.native.names import (
     overload,
     stored,
     vector,
+    word,
 )
 
 _OPPOSITE = {"add": "fadd", "sub": "fsub", "mul": "fmul"}
@@ -294,20 +295,24 @@ class Function:
         self.block = "entry"
         self.arguments = [Value(self, dtype, f"%{self.fresh(label)}") for dtype, label in parameters]
         signature = ", ".join(f"ptr noundef {v.text}" if v.dtype == POINTER else str(v) for v in self.arguments)
-        inlined = "alwaysinline " if module.inline and linkage == "internal" else ""
-        self.head = f"define {linkage} void @{name}({signature}) {inlined}#0 {{".replace("  ", " ")
+        self.head = f"void @{name}({signature})"
+        self.linkage = linkage
+        self.invoked: dict[str, None] = {}  # functions of this module that it calls
         module.functions.append(self)
 
     # --- text
 
     def fresh(self, hint: str) -> str:
         """A name that was not used before."""
-        hint = "".join(c if c.isalnum() or c in "._" else "_" for c in hint) or "v"
-        if hint[0].isdigit():
-            hint = f"v{hint}"
-        n = self._used.get(hint, 0)
-        self._used[hint] = n + 1
-        return hint if n == 0 else self.fresh(f"{hint}.{n}")
+        hint = word(hint)
+        n = self._used.get(hint)
+        if n is None:
+            self._used[hint] = 1
+            return hint
+        while (name := f"{hint}.{n}") in self._used:
+            n += 1
+        self._used[hint], self._used[name] = n + 1, 1
+        return name
 
     @contextmanager
     def naming(self, hint: str) -> Any:
@@ -430,6 +435,7 @@ class Function:
 
     def invoke(self, name: str, arguments: Sequence[Value]) -> None:
         """A function of this module."""
+        self.invoked[name] = None
         self.line(f"call void @{name}({', '.join(map(str, arguments))})")
 
     def fma(self, a: Value, b: Any, c: Any) -> Value:
@@ -503,8 +509,12 @@ class Function:
         self.jump(done)
         self.start(done)
 
-    def text(self) -> str:
-        return "\n".join([self.head, "entry:", *self.entry, *self.lines, "  ret void", "}"])
+    def text(self, alone: bool = False) -> str:
+        """The function; `alone`: where functions of other modules may call it."""
+        linkage = "hidden" if alone and self.linkage else self.linkage
+        inlined = "alwaysinline " if self.module.inline and self.linkage else ""
+        head = f"define {linkage} {self.head} {inlined}#0 {{".replace("  ", " ")
+        return "\n".join([head, "entry:", *self.entry, *self.lines, "  ret void", "}"])
 
 
 class Module:
@@ -518,13 +528,18 @@ class Module:
     def declare(self, symbol: str, text: str) -> None:
         self._declarations.setdefault(symbol, text)
 
-    def text(self) -> str:
+    def text(self, part: Sequence[Function] | None = None) -> str:
+        """The module; or a part of its functions, as a module that is linked to the other parts."""
+        functions = self.functions if part is None else part
+        wanted = {name for f in functions for name in f.invoked} - {f.name for f in functions}
+        others = {f.name: f"declare hidden {f.head} #0" for f in self.functions if f.name in wanted}
+        declared = self._declarations | others
         bits = 8 * self.target.vector_bytes
         wide = f' "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"' if bits == 512 else ""
         parts = [
             f'target triple = "{self.target.triple}"',
-            "\n\n".join(f.text() for f in self.functions),
-            "\n".join(self._declarations[k] for k in sorted(self._declarations)),
+            "\n\n".join(f.text(alone=part is not None) for f in functions),
+            "\n".join(declared[k] for k in sorted(declared)),
             f'attributes #0 = {{ nounwind "target-cpu"="{self.target.cpu}"'
             f' "target-features"="{self.target.features}"{wide} }}',
         ]

@@ -32,7 +32,7 @@ class Code:
 
     def __init__(self, artifact: Artifact, target: Target) -> None:
         self.artifact, self.shares, self.seconds = artifact, artifact.shares, artifact.seconds
-        self._code = jit.Loaded(artifact.object, target)
+        self._code = jit.Loaded(artifact.objects, target)
         p, n = ctypes.c_void_p, ctypes.c_int64
         self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
         self.pace = 0.0  # seconds that a step took in the last run

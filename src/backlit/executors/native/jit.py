@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite.binding import ffi
 
 from backlit.executors.native.target import Target
 
@@ -35,12 +38,13 @@ def _machine(target: Target, jit: bool) -> Any:
 class Loaded:
     """Object code in memory, ready to run. It stays as long as this object."""
 
-    def __init__(self, content: bytes, target: Target) -> None:
+    def __init__(self, contents: Iterable[bytes], target: Target) -> None:
         with _lock:
             machine = _machine(target, jit=True)
             empty = llvm.parse_assembly(f'target triple = "{target.triple}"')
             self._engine = llvm.create_mcjit_compiler(empty, machine)
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
+            for content in contents:
+                self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
             self._engine.finalize_object()
 
     def function(self, name: str, *arguments: Any) -> Any:
@@ -57,10 +61,38 @@ def object_code(text: str, target: Target, jit: bool = False, inline: bool = Fal
     """
     with _lock:
         machine = _machine(target, jit)
-        module = llvm.parse_assembly(text)
+        module = llvm.parse_assembly(text, llvm.create_context())
         if inline:
             _inline(module, machine, unroll)
-        return bytes(machine.emit_object(module))
+    return _emitted(machine, module)
+
+
+def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[bytes]:
+    """Texts as object files for this process, several at once, while the next ones are still being written."""
+    if workers <= 1:
+        return [object_code(text, target, jit=True) for text in texts]
+    with ThreadPoolExecutor(workers) as pool:
+        return [done.result() for done in [pool.submit(object_code, text, target, True) for text in texts]]
+
+
+def _emitted(machine: Any, module: Any) -> bytes:
+    """The object code of a module.
+
+    llvmlite lets one thread at a time into LLVM, because modules may share a context. These do not, so its lock is
+    passed by, if this release of llvmlite has the function behind it where it is looked for.
+    """
+    emit = getattr(ffi.lib.LLVMPY_TargetMachineEmitToMemory, "_cfn", None)
+    if emit is None:
+        with _lock:
+            return bytes(machine.emit_object(module))
+    with ffi.OutputString() as problem:
+        buffer = emit(machine, module, 1, problem)
+        if not buffer:
+            raise RuntimeError(str(problem))
+    try:
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def _inline(module: Any, machine: Any, unroll: bool) -> None:

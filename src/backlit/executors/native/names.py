@@ -23,11 +23,19 @@ def element(dtype: Any) -> str:
     return _FLOATS.get(dtype.name) or f"i{8 * dtype.itemsize}"
 
 
+@cache
+def word(text: str) -> str:
+    """The text as LLVM's language writes a name."""
+    found = "".join(c if c.isalnum() or c in "._" else "_" for c in text) or "v"
+    return f"v{found}" if found[0].isdigit() else found
+
+
 def stored(dtype: np.dtype[Any]) -> str:
     """LLVM's name of a dtype in memory: a boolean takes a byte there."""
     return "i8" if dtype == BOOL else element(dtype)
 
 
+@cache
 def vector(name: str, lanes: int) -> str:
     """LLVM's name of so many of a type."""
     return name if lanes == 1 else f"<{lanes} x {name}>"

@@ -15,7 +15,8 @@ and carried state lie in its own frame, where LLVM can keep them in registers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ _FEW = 32  # calls of kernels
 
 
 class Program:
-    """LLVM's text of a plan. `text` is the whole module; `checks` say what each failed check means."""
+    """LLVM's text of a plan, whole or in parts; `checks`, when it is written, say what each failed check means."""
 
     def __init__(self, plan: Plan, target: Target, shares: int = 1) -> None:
         self.plan, self.target, self.shares = plan, target, shares
@@ -47,12 +48,31 @@ class Program:
         self.lengths: dict[Any, list[int]] = {}  # of the ranges that a kernel is called for
         for call in plan.calls():
             self.lengths.setdefault(self._shared(call), []).extend(share_of(call, target).lengths(shares))
-        for call in plan.calls():
-            self._kernel(call)
+
+    @cached_property
+    def text(self) -> str:
+        """The whole module."""
+        for _ in self.parts():
+            pass
+        return self.module.text()
+
+    def parts(self, lines: int = 0) -> Iterator[str]:
+        """The program in parts of at least so many lines, each as soon as it is written. A small one has one part."""
+        functions, first = self.module.functions, 0
+        for step in self._writing():
+            step()
+            if not self.small and sum(len(f.lines) for f in functions[first:]) >= lines > 0:
+                yield self.module.text(functions[first:])
+                first = len(functions)
+        if first < len(functions):
+            yield self.module.text(functions[first:] if first else None)
+
+    def _writing(self) -> Iterator[Callable[[], None]]:
+        for call in self.plan.calls():
+            yield lambda call=call: self._kernel(call)  # type: ignore[misc]
         if self.threaded:
-            _emit_barrier(self.module)
-        self._entry()
-        self.text = self.module.text()
+            yield lambda: _emit_barrier(self.module)
+        yield self._entry
 
     @property
     def threaded(self) -> bool:
