@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "backlit"
 
-BASE = {"sites", "errors", "ir", "pytree", "tracing"}
+BASE = {"sites", "errors", "garbage", "ir", "pytree", "tracing"}
 CORE = BASE | {"ops", "autodiff", "passes", "legality"}
 MODEL = BASE | {"ops", "settings", "extras", "compilation", "nn", "optim"}
 
@@ -23,7 +23,14 @@ ALLOWED = {
     "settings": {"errors"},
     "ir": {"sites"},
     "pytree": {"errors"},
-    "tracing": {"sites", "errors", "ir", "pytree", "ops"},  # ops in an error only, to name the function that is meant
+    "tracing": {
+        "sites",
+        "errors",
+        "garbage",
+        "ir",
+        "pytree",
+        "ops",
+    },  # ops in an error only, to name the function that is meant
     "ops": BASE,
     "autodiff": BASE | {"ops"},
     "legality": BASE | {"ops"},

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from backlit.errors import ControlFlowError, StructureError
+from backlit.garbage import uncollected
 from backlit.ir import Graph, Node, Scope, Type, make_node, rebuilt, substitute
 from backlit.pytree import Structure, as_array, flatten, unflatten
 from backlit.sites import naming_site
@@ -240,7 +241,7 @@ def trace_function(function: Callable[..., Any], *args: Any, **kwargs: Any) -> T
     call_args, call_kwargs = unflatten(structure, [Traced(i) for i in inputs])
     token = _open.set(_open.get() | set(inputs))
     try:
-        with _Labelled(None):  # the function is the user's own, even when a gradient rule calls it
+        with uncollected(), _Labelled(None):  # the function is the user's own, even when a gradient rule calls it
             result = function(*call_args, **call_kwargs)
     finally:
         _open.reset(token)

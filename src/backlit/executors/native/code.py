@@ -20,6 +20,7 @@ from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import ENTRY
 from backlit.executors.native.storage import block
 from backlit.executors.native.target import Target
+from backlit.garbage import uncollected
 from backlit.ir import Graph
 
 _WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their cost
@@ -94,8 +95,9 @@ def compiled(graph: Graph, target: Target, make: Callable[[], Plan], *how: objec
     found = cache.read(key) if key is not None else None
     if found is not None:
         return Code(Artifact.unpack(found, graph), target)
-    plan = make()
-    artifact = Artifact.of(plan, target, shares_for(plan))
+    with uncollected():
+        plan = make()
+        artifact = Artifact.of(plan, target, shares_for(plan))
     packed = artifact.pack(graph) if key is not None else None
     if key is not None and packed is not None:
         cache.write(key, packed)
