@@ -47,7 +47,11 @@ class Stretch:
 
     data: Mapping[str, Array]
     rows: Array
-    batch: int
+    batch: int = 0  # as many as `rows` has columns, unless another number is given
+
+    def __post_init__(self) -> None:
+        if not self.batch:
+            object.__setattr__(self, "batch", self.rows.shape[1])
 
     @property
     def steps(self) -> int:
