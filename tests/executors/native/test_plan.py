@@ -238,3 +238,50 @@ def test_sums_over_rows_of_any_width(columns, target):
     graph = bl.trace(lambda x, s: (ops.sum(x, 0), ops.max(x, 0), ops.sum((x - 1.0) / s * x, 0)), x, s)
     for got, wanted in zip(Native(target).compile(graph)(x, s), Reference().compile(graph)(x, s), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def product_of(rows, steps, columns, dtype="float32"):
+    """The tiling of the only kernel of a product."""
+    n = programs.Normal(dtype)
+    (call,) = NATIVE.plan(bl.trace(lambda a, b: ops.tanh(a @ b), n(rows, steps), n(steps, columns))).calls()
+    return tiling(call.kernel, known("avx512"))
+
+
+def test_rows_a_multiple_of_a_page_apart_are_copied_side_by_side():
+    assert product_of(64, 2048, 1024).part == 1024  # a panel of 64 columns that the second-level cache holds
+    assert product_of(64, 2048, 1000).part == 0
+    assert product_of(8, 2048, 1024).part == 0  # too few rows use the copy
+    assert product_of(64, 200, 1024).part == 0  # few enough to stay in the cache
+
+
+def test_threads_share_the_columns_of_what_is_larger_than_the_rows():
+    assert product_of(100, 600, 600).by_columns
+    assert not product_of(600, 600, 600).by_columns
+    assert not product_of(100, 600, 100).by_columns
+
+
+@pytest.mark.parametrize("shape", [(50, 2050, 1024), (64, 700, 2048), (129, 1500, 1024)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_copied_blocks_give_the_same_sums(shape, dtype):
+    rows, steps, columns = shape
+    n = programs.Normal(dtype)
+    a, b, c = n(rows, steps), n(steps, columns), n(columns)
+    assert product_of(rows, steps, columns, dtype).part
+    graph = bl.trace(lambda a, b, c: (a @ b + c) * 0.5, a, b, c)
+    own = {t: Native(t).compile(graph)(a, b, c)[0] for t in ("avx512", "avx2")}
+    for found in own.values():  # partial sums are some sqrt(steps) large, and as many roundings add up
+        np.testing.assert_allclose(found, (a @ b + c) * 0.5, rtol=0, atol=2 * steps * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("columns", [600, 1000, 1024])
+def test_results_do_not_depend_on_how_many_share_the_columns(columns):
+    n = programs.Normal("float32")
+    a, b = n(70, 1200), n(1200, columns)
+    whole = plan(prepared(bl.trace(lambda a, b: a @ b, a, b)))
+    found = []
+    for shares in (1, 2, 3, 8):
+        result = np.full((70, columns), np.nan, np.float32)
+        Code(Artifact.of(whole, known("host"), shares), known("host")).run([a, b, result], 0, 1)
+        found.append(result)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)

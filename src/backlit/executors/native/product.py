@@ -12,7 +12,7 @@ last vector of a row may be partly outside, under a mask.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from backlit.executors.native.builder import Function, Value
@@ -23,6 +23,11 @@ from backlit.executors.native.target import Target
 
 _BUSY = 12  # multiply-adds that fill a step: a smaller tile takes several steps a round
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
+_PANEL = 256 * 1024  # bytes of a block of b that is copied, and of the sums of all rows by its columns
+_PAGE = 4096  # bytes; the first-level cache has a line for each address within a page, some times over
+_MANY = 48  # rows that make such a copy worth its cost
+_BLOCKS = 8  # blocks of columns that threads can share well
+_HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
 _LONG = 8  # an epilogue of more instructions is a loop over the rows of the tile, kept on the stack
 
 
@@ -43,6 +48,8 @@ class Tiling:
     lanes: int
     loops: tuple[int, ...]  # the axes of the result that are plain loops, outermost first
     outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
+    part: int = 0  # steps whose block of b is copied side by side before the tiles use it; 0: none are
+    by_columns: bool = False  # threads share the columns, so that each reads only its own of a b that is large
 
 
 def tiling(nest: Nest, target: Target) -> Tiling | None:
@@ -91,6 +98,10 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     _, vectors, count = best
     loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
     parts = _in_parts(nest, total.dtype.itemsize, columns)
+    plain = not inside and not loops and cut >= 0
+    part = _part(nest, b, cut, -vectors * lanes * total.dtype.itemsize) if plain else 0
+    heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
+    by_columns = plain and nest.space[columns] >= _BLOCKS * -vectors * lanes and (part > 0 or heavy)
     return Tiling(
         a,
         b,
@@ -102,6 +113,8 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
         lanes,
         loops,
         parts,
+        part,
+        by_columns,
     )
 
 
@@ -118,6 +131,23 @@ def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
         read += min(span, nest.steps * 64) * itemsize
     part = nest.steps // nest.reduced[0]
     return read > _CACHE and part >= 32
+
+
+def _part(nest: Nest, b: int, cut: int, width: int) -> int:
+    """How many steps' rows of a block of b, `width` bytes each, are copied side by side before they are used; 0: none.
+
+    Rows whose distance is a multiple of a page all fall on the same few lines of a cache, which drop one another. The
+    copy is worth it where many tiles use it. A long sum is cut into parts whose copies stay in the cache.
+    """
+    if len(nest.reduced) != 1 or nest.space[cut] < _MANY:
+        return 0
+    load = nest.prologue[b]
+    step = abs(load.at.strides[len(nest.space)]) * load.dtype.itemsize
+    if step % _PAGE or step * nest.steps <= 2 * _CACHE:
+        return 0
+    parts = -(-nest.steps * width // _PANEL)
+    size = -(-nest.steps // (4 * parts)) * 4
+    return size if parts == 1 or nest.space[cut] * width <= _PANEL else 0
 
 
 def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int) -> float:
@@ -154,6 +184,16 @@ class ProductWriter(NestWriter):
         self.total = 3
         self.inner_start = len(nest.space)  # the first of the inner axes that a tile goes through
         self.first_part: Value | None = None
+        self.last_part = True
+        self.steps = self.extents[-1]  # of the innermost loop
+        self.low: Value = f.index(0)  # the first row of this share
+        self.stride_b = nest.prologue[cut.b].at.strides[-1]  # from one step's row of b to the next
+        if cut.part:
+            width = cut.vectors * cut.lanes
+            self.panel = f.slot(self.dtype, min(cut.part, self.steps) * width, "panel")
+            if cut.part < self.steps:
+                rows = self.extents[cut.cut] if cut.by_columns else max(lengths)
+                self.sums = f.slot(self.dtype, rows * width, "sums")
         tail = nest.space[cut.columns] % cut.lanes
         self.tail_mask = f.constants([i < tail for i in range(cut.lanes)], BOOL) if tail else None
 
@@ -185,7 +225,23 @@ class ProductWriter(NestWriter):
 
     def _columns(self, here: Point) -> None:
         """All tiles: blocks of columns outside, so that a block of b is used by all rows while it is near."""
-        n, lanes = self.extents[self.cut.columns], self.cut.lanes
+        axis = self.cut.columns
+        if axis != self.split:
+            self._blocks(here, self.f.index(0), self.extents[axis])
+        else:
+            self._of_any(self.lengths, lambda length: self._blocks(here, self.begin, length))
+
+    def _of_any(self, lengths: Sequence[int], write: Callable[[int], None]) -> None:
+        """Code for each length that a share may have."""
+        if len(lengths) == 1:
+            write(lengths[0])
+            return
+        for length in lengths:
+            self.f.when((self.end - self.begin) == length, lambda n=length: write(n), f"share{length}")  # type: ignore[misc]
+
+    def _blocks(self, here: Point, low: Value, n: int) -> None:
+        """Blocks of n columns from `low` on."""
+        axis, lanes = self.cut.columns, self.cut.lanes
         total = -(-n // lanes)
         partial = bool(n % lanes)
         first = 0
@@ -194,14 +250,46 @@ class ProductWriter(NestWriter):
             start = first
 
             def block(i: Value, vectors: int = vectors, start: int = start) -> None:
-                self._rows(self._enter(here, self.cut.columns, (i * vectors + start) * lanes), vectors, False)
+                self._block(self._enter(here, axis, low + (i * vectors + start) * lanes), vectors, False)
 
             if plain:
                 self.f.loop(0, plain, 1, block, name="column")
             if plain < count:
-                at = self.f.index((first + plain * vectors) * lanes)
-                self._rows(self._enter(here, self.cut.columns, at), vectors, True)
+                at = low + (first + plain * vectors) * lanes
+                self._block(self._enter(here, axis, at), vectors, True)
             first += count * vectors
+
+    def _block(self, here: Point, vectors: int, partial: bool) -> None:
+        """All tiles of one block of columns, which may be copied side by side first, part by part."""
+        size, axis, n = self.cut.part, self.inner_start, self.extents[-1]
+        if not size:
+            self._rows(here, vectors, partial)
+            return
+
+        def part(start: Value, length: int, first: Value | None, last: bool) -> None:
+            at = self._enter(here, axis, start)
+            self._pack(at, length, vectors, partial)
+            at.pointers[self.cut.b] = self.panel
+            self.steps, self.stride_b = length, vectors * self.cut.lanes
+            self.first_part, self.last_part = first, last
+            self._rows(at, vectors, partial)
+
+        whole = (n - 1) // size * size
+        self.f.loop(0, whole, size, lambda k: part(k, size, k == 0, False), name="part")
+        part(self.f.index(whole), n - whole, self.f.const(False, BOOL) if whole else None, True)
+
+    def _pack(self, here: Point, length: int, vectors: int, partial: bool) -> None:
+        """The rows of a block of b, side by side; what is outside of b becomes 0."""
+        f, lanes, b = self.f, self.cut.lanes, self.cut.b
+        step = self.everything[b].at.strides[self.inner_start]
+
+        def row(k: Value) -> None:
+            for v in range(vectors):
+                mask = self.tail_mask if partial and v == vectors - 1 else None
+                value = f.load(here.pointers[b].at(k * step + v * lanes, self.dtype), self.dtype, lanes, mask)
+                f.store(value, self.panel.at(k * (vectors * lanes) + v * lanes, self.dtype))
+
+        f.loop(0, length, 1, row, name="pack")
 
     def _rows(self, here: Point, vectors: int, partial: bool) -> None:
         """All tiles of one block of columns."""
@@ -212,18 +300,10 @@ class ProductWriter(NestWriter):
         if axis != self.split:
             self._row_blocks(here, self.f.index(0), self.extents[axis], vectors, partial)
             return
-        lengths = self.lengths
-        if len(lengths) == 1:
-            self._row_blocks(here, self.begin, lengths[0], vectors, partial)
-            return
-        for length in lengths:
-            self.f.when(
-                (self.end - self.begin) == length,
-                lambda length=length: self._row_blocks(here, self.begin, length, vectors, partial),  # type: ignore[misc]
-                f"share{length}",
-            )
+        self._of_any(self.lengths, lambda length: self._row_blocks(here, self.begin, length, vectors, partial))
 
     def _row_blocks(self, here: Point, low: Value, length: int, vectors: int, partial: bool) -> None:
+        self.low = low
         start = 0
         for count, rows in pieces(length, self.cut.rows):
             first = start
@@ -256,6 +336,10 @@ class ProductWriter(NestWriter):
             start = self._so_far(here, places, vectors, partial, zero)
         f.comment(f"tile of {len(places)} x {vectors} vectors{', the last under a mask' if partial else ''}")
         sums = self._sum(0, here, places, vectors, partial, start)
+        if not self.last_part:
+            for k, total in enumerate(sums):
+                f.store(total, self._sum_so_far(here, k, vectors))
+            return
         work = [i for i in self.nest.epilogue if i.op not in ("number",)]
         if len(work) > _LONG and len(places) > 1 and not self.cut.whole:
             self._looped_epilogue(here, places, vectors, partial, sums)
@@ -273,15 +357,24 @@ class ProductWriter(NestWriter):
     def _so_far(
         self, here: Point, places: Sequence[tuple[int, ...]], vectors: int, partial: bool, zero: Value
     ) -> list[Value]:
-        """The sums of the parts before this one, from the memory that the tile is stored to."""
+        """The sums of the parts before this one."""
         store, found = len(self.everything) - 1, []
         assert self.first_part is not None
+        if self.cut.part:
+            kept = [self.f.load(self._sum_so_far(here, k, vectors), self.dtype, self.cut.lanes)
+                   for k in range(len(places) * vectors)]  # fmt: skip
+            return [self.first_part.select(zero, x) for x in kept]
         for counters in places:
             for v in range(vectors):
                 point = self._point(here, counters, v, partial and v == vectors - 1)
                 old = self.f.load(point.pointers[store], self.dtype, self.cut.lanes, point.mask)
                 found.append(self.first_part.select(zero, old))
         return found
+
+    def _sum_so_far(self, here: Point, k: int, vectors: int) -> Value:
+        """Where sum k of a tile is kept between two parts."""
+        row = here.counters[self.cut.cut] - self.low
+        return self.sums.at((row * vectors + k) * self.cut.lanes, self.dtype)
 
     def _is_of_columns(self, k: int) -> bool:
         """Whether the value is the same for all rows of a tile (a bias): it is made once."""
@@ -341,7 +434,7 @@ class ProductWriter(NestWriter):
         """The loops over the inner axes, from `depth` on."""
         axes = list(range(self.inner_start, len(self.extents)))
         axis = axes[depth]
-        n = self.extents[axis]
+        n = self.extents[axis] if depth < len(axes) - 1 else self.steps
         if depth < len(axes) - 1:
             return self.f.loop(
                 0, n, 1,
@@ -353,6 +446,8 @@ class ProductWriter(NestWriter):
 
         def steps(i: Value, *s: Value, count: int = unroll) -> list[Value]:
             point = self._enter(here, axis, i)
+            if self.cut.part:
+                point.pointers[self.cut.b] = here.pointers[self.cut.b].at(i * self.stride_b, self.dtype)
             now = list(s)
             for u in range(count):
                 now = self._step(point, u, axis, places, vectors, partial, now)
@@ -368,12 +463,12 @@ class ProductWriter(NestWriter):
     ) -> list[Value]:  # fmt: skip
         """One step along the innermost axis: the outer product of a column of a and a row of b."""
         f, lanes, a, b = self.f, self.cut.lanes, self.cut.a, self.cut.b
-        place_a, place_b = self.everything[a].at, self.everything[b].at
+        place_a = self.everything[a].at
         row = []
         for v in range(vectors):
             with f.naming("b"):
-                pointer = point.pointers[b].at(u * place_b.strides[axis] + v * lanes, self.dtype)
-                mask = self.tail_mask if partial and v == vectors - 1 else None
+                pointer = point.pointers[b].at(u * self.stride_b + v * lanes, self.dtype)
+                mask = self.tail_mask if partial and v == vectors - 1 and not self.cut.part else None
                 row.append(f.load(pointer, self.dtype, lanes, mask))
         made = []
         for r, counters in enumerate(places):
@@ -386,7 +481,9 @@ class ProductWriter(NestWriter):
 
 
 def split_axis(nest: Nest, cut: Tiling) -> int:
-    """The axis that threads share: the outermost plain loop, else the rows."""
+    """The axis that threads share: the outermost plain loop, else the rows, or the columns."""
+    if cut.by_columns:
+        return cut.columns
     if cut.loops:
         return cut.loops[0]
     return cut.cut

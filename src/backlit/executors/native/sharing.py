@@ -19,14 +19,15 @@ from backlit.executors.native.target import Target
 
 @dataclass(frozen=True)
 class Share:
-    """The axis of a kernel that is cut, and its size. Axis -1: one thread does all."""
+    """The axis of a kernel that is cut, and its size; shares are multiples of `grain`. Axis -1: one thread does all."""
 
     axis: int
     extent: int
+    grain: int = 1
 
     def size(self, count: int) -> int:
-        """The points of each share but the last, which may have fewer."""
-        return -(-self.extent // count)
+        """The points of each share but the last ones, which may have fewer or none."""
+        return -(-self.extent // (count * self.grain)) * self.grain
 
     def lengths(self, count: int) -> list[int]:
         """The different numbers of points in a share."""
@@ -48,6 +49,8 @@ def share_of(call: Call, target: Target) -> Share:
 @lru_cache(maxsize=4096)
 def _share_of_nest(nest: Nest, target: Target) -> Share:
     cut = tiling(nest, target)
+    if cut is not None and cut.by_columns:
+        return Share(cut.columns, nest.space[cut.columns], cut.vectors * cut.lanes)
     axis = split_axis(nest, cut) if cut is not None else schedule(nest, target).split
     return Share(axis, nest.space[axis]) if axis >= 0 else Share(-1, 0)
 

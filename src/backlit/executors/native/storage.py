@@ -26,14 +26,13 @@ _LARGE = 2 * 1024 * 1024  # bytes of a large page
 
 def block(size: int) -> Any:
     """Zeroed memory of `size` bytes, aligned, as an array."""
-    if size < _LARGE:
-        raw: Any = np.zeros(size + ALIGNMENT, np.uint8)
-        alignment = ALIGNMENT
+    if size >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        raw: Any = np.frombuffer(memory, np.uint8)
+        alignment = _LARGE
     else:
-        memory = mmap.mmap(-1, size + _LARGE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        raw, alignment = np.frombuffer(memory, np.uint8), _LARGE
+        raw, alignment = np.zeros(size + ALIGNMENT, np.uint8), ALIGNMENT
     start = -raw.ctypes.data % alignment
     return raw[start : start + size]
 

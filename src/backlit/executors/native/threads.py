@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable
 
 _TRIED = 2  # runs of each number before one is chosen
-_TRY_AGAIN = 25  # runs after which the other number of threads is tried again
+_TRY_ONE = 40  # runs after which one thread is tried again
+_TRY_ALL = 10  # and all again: what disturbed them may be over
 _REMEMBERED = 6  # times that are kept of each number
 
 
@@ -52,7 +53,7 @@ class Choice:
         if len(self._times[fewest]) < _TRIED:
             return fewest
         best = min(self._times, key=lambda n: min(self._times[n]))
-        if self._runs % _TRY_AGAIN == 0:
+        if self._runs % (_TRY_ALL if best == 1 else _TRY_ONE) == 0:
             return next(n for n in self._times if n != best)
         return best
 
