@@ -49,6 +49,7 @@ class Training:
     """What is trained: parameters, operations for one example, and examples a step (on each GPU; or in all)."""
 
     name: str
+    short: str
     parameters: float
     operations: float
     batch: int
@@ -56,15 +57,15 @@ class Training:
     gradient_bytes: int = 4  # float32, as the executor sums them
 
     @classmethod
-    def of_tokens(cls, name: str, parameters: float, length: int, batch: int, total: int) -> Training:
+    def of_tokens(cls, name: str, short: str, parameters: float, length: int, batch: int, total: int) -> Training:
         """A transformer: six operations a parameter and token (Kaplan et al. 2020); an example is a sequence."""
-        return cls(name, parameters, 6 * parameters * length, batch, total)
+        return cls(name, short, parameters, 6 * parameters * length, batch, total)
 
 
 MODELS = (
-    Training.of_tokens("transformer, 124 million parameters, 1,024 tokens", 124e6, 1024, batch=16, total=1024),
-    Training.of_tokens("transformer, 1.3 billion parameters, 2,048 tokens", 1.3e9, 2048, batch=8, total=1024),
-    Training("dense 1024-2048-2048-10", 6.3e6, 6 * 6.3e6, batch=4096, total=65536),
+    Training.of_tokens("transformer, 124 million parameters, 1,024 tokens", "124M", 124e6, 1024, batch=16, total=1024),
+    Training.of_tokens("transformer, 1.3 billion parameters, 2,048 tokens", "1.3B", 1.3e9, 2048, batch=8, total=1024),
+    Training("dense 1024-2048-2048-10", "dense", 6.3e6, 6 * 6.3e6, batch=4096, total=65536),
 )
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 

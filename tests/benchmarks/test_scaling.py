@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ def test_a_ring_by_hand():
 
 def test_efficiency_by_hand():
     one = Cluster("", rate=10.0, node=8, inner=4.0, outer=1.0, inner_hop=0.0, outer_hop=0.0)
-    training = Training("", parameters=4, operations=20, batch=7, total=56, gradient_bytes=4)
+    training = Training("", "", parameters=4, operations=20, batch=7, total=56, gradient_bytes=4)
     step = scaling_model.weak(training, one, 8)
     assert (step.compute, step.communication) == (14, 7)
     assert step.plain == 14 / 21
@@ -158,7 +159,15 @@ def test_more_gpus_are_less_efficient_and_strong_scaling_ends(training):
 def test_the_model_is_printed():
     found = CliRunner().invoke(scaling.app, ["paper", "--markdown"])
     assert found.exit_code == 0
-    assert found.output.count("| 1,024 |") == 2 * len(MODELS)
+    assert found.output.count("| 1,024 |") == 1 + 2 * len(MODELS)
+
+
+def test_the_page_has_the_model_as_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    for row in scaling.efficiencies()[1]:
+        assert f"| {' | '.join(row)} |" in page
+    for number in (H100.rate / 1e12, H100.outer * 8 / 1e9, H100.inner * 2 / 1e9):
+        assert f"{number:g} " in page
 
 
 def test_what_is_unknown_is_refused():
