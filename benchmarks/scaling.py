@@ -73,14 +73,15 @@ def measure_share(workload: Workload, devices: int, shard: dict[str, int] | None
     epoch = Stretch({"x": given.x, "y": given.y}, given.rows)
     step = trainer.program("train", epoch)
     data = [given.x, given.y]
-    compiled = step.run.program([d.shape for d in data], workload.batch)  # type: ignore[attr-defined]
+    taken = _fastest(step.run, flatten(trainer.moment.carry)[0], data, given.rows, seconds)
+    (compiled,) = step.run.programs.values()  # type: ignore[attr-defined]
     found = [c for c in collectives(compiled.as_text(), devices) if c.group > 1]
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Share(
         devices=devices,
         batch=workload.batch,
-        seconds=_fastest(step.run, flatten(trainer.moment.carry)[0], data, given.rows, seconds),
+        seconds=taken,
         operations=float(compiled.cost_analysis()["flops"]),
         memory=held + memory.temp_size_in_bytes,
         count=sum(c.times for c in found),

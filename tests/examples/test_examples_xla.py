@@ -10,6 +10,7 @@ import pytest
 
 import backlit as bl
 from backlit.executors import api, get
+from backlit.executors.api import Processes
 from backlit.pytree import map_leaves
 from backlit.train import Trainer, checks
 from backlit.train.feeding import Stretch
@@ -44,8 +45,8 @@ def test_the_first_steps_of_an_example_have_the_losses_of_the_reference(name, mo
 
     def watched(self, x, y=None, **how):
         given = how.get("sample_weight"), how.get("mask")
-        feed = checks.examples(self.objective, (x, y, *given)).feed(how.get("batch_size") or 32, np.zeros(2, "u4"))
-        stretch = feed.take(0, 0, STEPS)
+        examples = checks.examples(self.objective, (x, y, *given))
+        stretch = examples.feed(how.get("batch_size") or 32, Processes()).take(0, 0, STEPS)
         expected, found = (losses(self, executor, stretch) for executor in ("reference", "xla"))
         np.testing.assert_allclose(found, expected, rtol=1e-9)
         compared.append(len(found))
