@@ -3,9 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from backlit.executors.api import Executor, get
+from backlit.executors.inspection import install
 
 if TYPE_CHECKING:
     from backlit.executors.xla import XLA
+
+install()
 
 __all__ = ["XLA", "Executor", "get"]
 

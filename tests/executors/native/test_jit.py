@@ -14,7 +14,7 @@ import pytest
 
 import backlit as bl
 from backlit import ops
-from backlit.errors import Error, IndexingError, UnsupportedError
+from backlit.errors import Error, IndexingError, ShapeError, UnsupportedError
 from backlit.executors.native import Native, artifact, jit
 from backlit.executors.native import cache as cache_module
 from backlit.executors.native.artifact import Artifact
@@ -248,3 +248,44 @@ def test_an_llvmlite_that_keeps_its_lock(monkeypatch):
     wanted = jit.object_code(text, known("host"))
     monkeypatch.setattr(jit, "ffi", SimpleNamespace(lib=SimpleNamespace(LLVMPY_TargetMachineEmitToMemory=None)))
     assert jit.object_code(text, known("host")) == wanted
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shape_that_cannot_be_counted_is_refused():
+    graph = bl.trace(lambda x: ops.sum(ops.tanh(ops.broadcast_to(x, (2**40, 2**40)))), np.ones((), np.float32))
+    with pytest.raises(ShapeError, match="64 bits"):
+        Native().compile(graph)
+
+
+def test_values_on_the_way_that_do_not_fit_into_memory():
+    def f(x):  # a product of this result is no view and cannot be computed on the fly
+        y = ops.broadcast_to(x, (2**20, 2**26)) + 1.0
+        return ops.sum(ops.argsort(y, 1)[:, 0])
+
+    run = Native().compile(bl.trace(f, np.ones((), np.float32)))
+    with pytest.raises(MemoryError, match="a program needs"):
+        run(np.ones((), np.float32))
+
+
+def test_nested_in_workers_of_joblib():
+    pytest.importorskip("joblib")
+    script = Path(__file__).with_name("nesting.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, check=True)
+    assert done.stdout.split() == ["same", "same"]
+
+
+def test_the_cache_of_another_user_is_not_read(cache, monkeypatch):
+    first = run()
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(cache).st_uid + 1)
+    assert cache_module.folder() is None
+    assert run() == first
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_is_read_only_is_read(cache):
+    first = run()
+    cache.chmod(0o500)
+    assert run() == first
+    cache.chmod(0o700)

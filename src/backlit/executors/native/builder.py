@@ -297,6 +297,7 @@ class Function:
         signature = ", ".join(f"ptr noundef {v.text}" if v.dtype == POINTER else str(v) for v in self.arguments)
         self.head = f"void @{name}({signature})"
         self.linkage = linkage
+        self.notes: list[str] = []  # comments above it
         self.invoked: dict[str, None] = {}  # functions of this module that it calls
         module.functions.append(self)
 
@@ -514,7 +515,9 @@ class Function:
         linkage = "hidden" if alone and self.linkage else self.linkage
         inlined = "alwaysinline " if self.module.inline and self.linkage else ""
         head = f"define {linkage} {self.head} {inlined}#0 {{".replace("  ", " ")
-        return "\n".join([head, "entry:", *self.entry, *self.lines, "  ret void", "}"])
+        return "\n".join(
+            [*(f"; {note}" for note in self.notes), head, "entry:", *self.entry, *self.lines, "  ret void", "}"]
+        )
 
 
 class Module:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backlit.errors import UnsupportedError
+from backlit.errors import ShapeError, UnsupportedError
 from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments, check_step
 from backlit.executors.native import jit
 from backlit.executors.native.code import Code, compiled, shares_for, usable
@@ -36,8 +36,14 @@ class Native(Executor):
         )
 
     def refuse_unsupported(self, graph: Graph) -> None:
-        """As for every executor; and float16 where the processor lacks it."""
+        """As for every executor; values that no address reaches; and float16 where the processor lacks it."""
         super().refuse_unsupported(graph)
+        for node in graph.nodes:
+            for t in node.types:
+                if t.size * t.dtype.itemsize >= 2**63:
+                    raise ShapeError(
+                        f"a value of {t} has more bytes than can be counted in 64 bits", op=node.op, site=node.site
+                    )
         for node in () if self.target.half else graph.nodes:
             if any(t.dtype == np.float16 for t in node.types):
                 raise UnsupportedError(

@@ -88,6 +88,7 @@ class Program:
             emit_nest(self.module, name, kernel, self.lengths[kernel])
         else:
             blocks.EMIT[type(kernel)](self.module, name, kernel)
+        self.module.functions[-1].notes = _notes(call)
         if self.threaded:
             self._emit_shares(name, len(call.arguments), bool(call.checked))
 
@@ -184,7 +185,7 @@ class Program:
             return rows[buffer]
         if buffer.kind == "arena":
             return self.arena.at(buffer.offset, _U8)
-        with self.f.naming(f"{buffer.kind}.{buffer.number}"):
+        with self.f.naming(buffer.name):
             number = self.f.load(self.table.at(self._slot(buffer), I64), I64)
             return number.convert("inttoptr", POINTER)
 
@@ -214,6 +215,15 @@ class Program:
         if self.threaded and self._pending.calls:
             self._wait()
             self._pending.calls.clear()
+
+
+def _notes(call: Call) -> list[str]:
+    """What a kernel computes and where it was written, for who reads the program."""
+    sites = dict.fromkeys(n.site.short() for n in call.nodes if n.site is not None and n.origin is None)
+    arguments = ", ".join(f"%p{k} {b.name} {b.type}" for k, (b, _) in enumerate(call.arguments))
+    ops = ", ".join(dict.fromkeys(n.op for n in call.nodes))
+    where = f"  ({', '.join(sites)})" if sites else ""
+    return [f"{call.label} = {ops}{where}", arguments]
 
 
 def carried(plan: Plan) -> list[Buffer]:

@@ -25,14 +25,17 @@ _LARGE = 2 * 1024 * 1024  # bytes of a large page
 
 
 def block(size: int) -> Any:
-    """Zeroed memory of `size` bytes, aligned, as an array."""
-    if size >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        raw: Any = np.frombuffer(memory, np.uint8)
-        alignment = _LARGE
-    else:
-        raw, alignment = np.zeros(size + ALIGNMENT, np.uint8), ALIGNMENT
+    """Zeroed memory of `size` bytes, aligned, as an array. Raises MemoryError where there is not so much."""
+    try:
+        if size >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            memory = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.madvise(mmap.MADV_HUGEPAGE)
+            raw: Any = np.frombuffer(memory, np.uint8)
+            alignment = _LARGE
+        else:
+            raw, alignment = np.zeros(size + ALIGNMENT, np.uint8), ALIGNMENT
+    except (OSError, OverflowError, MemoryError) as e:
+        raise MemoryError(f"a program needs {size / 2**30:.1f} GB for its state or its intermediate values") from e
     start = -raw.ctypes.data % alignment
     return raw[start : start + size]
 

@@ -20,6 +20,7 @@ from backlit.executors.native.sharing import Pending, Share, flows, share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes
 
+_WIDEST = (3, 30, 14, 28, 8, 10, 5, 34)  # characters of each column: 140 in all, with two between them
 _HEAD = ("#", "computes", "kind", "loops", "split", "operations", "bytes", "made of")
 
 
@@ -27,13 +28,13 @@ def table(plan: Plan, target: Target, shares: int) -> str:
     """The lines of the table, and a summary."""
     rows = [_HEAD, *_rows(plan.steps, target, Pending(target, shares))]
     rows = [(str(k) if k and row[0] in ("", "|") else row[0], *row[1:]) for k, row in enumerate(rows)]
-    widths = [min(44, max(len(r[c]) for r in rows)) for c in range(len(_HEAD))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    widths = [min(limit, max(len(r[c]) for r in rows)) for c, limit in enumerate(_WIDEST)]
+    lines = ["  ".join(_placed(c, w, k) for k, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows]
     calls = plan.calls()
     kernels = len({c.kernel for c in calls})
     lines.append(
         f"{len(calls)} calls of {kernels} kernels, {short(plan.flops)} operations, {short(plan.bytes)}B moved, "
-        f"arena {short(plan.arena)}B, {shares} share{'s' * (shares > 1)} on {target.name}"
+        f"arena {short(plan.arena)}B, {shares} thread{'s' * (shares > 1)} on {target.name}"
     )
     return "\n".join(lines)
 
@@ -94,3 +95,10 @@ def short(n: float) -> str:
             return f"{n:.0f}{unit}" if unit == "" or n >= 100 else f"{n:.1f}{unit}"
         n /= 1000
     return ""
+
+
+def _placed(text: str, width: int, column: int) -> str:
+    """The text in so many characters, its end left out if it is longer; numbers end at the right."""
+    if len(text) > width:
+        text = f"{text[: width - 3]}..."
+    return text.rjust(width) if _HEAD[column] in ("operations", "bytes") else text.ljust(width)
