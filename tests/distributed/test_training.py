@@ -91,3 +91,23 @@ def test_processes_that_were_given_different_things_say_so(together):
     for worker in workers:
         assert worker.losses == []
         assert "DistributedError: process 1 has another state than process 0" in "".join(worker.err)
+
+
+@pytest.mark.full
+def test_all_stop_at_the_same_place(together, alone):
+    """Early stopping; and the cause of an infinite value is found by each from the whole minibatch."""
+    stopping = {"rate": 0.1, "patience": 2, "epochs": 40, "metrics": ["accuracy"]}
+    one, workers = alone(stopping), together(2, stopping)
+    assert [w.wait() for w in workers] == [0, 0], "".join(workers[0].err)
+    assert 3 <= len(one.end["history"]["loss"]) < 40
+    for worker in workers:
+        assert "has not improved" in worker.end["stopped"]
+        assert len(worker.end["history"]["loss"]) == len(one.end["history"]["loss"])
+    wild = {"rate": 1e38, "metrics": ["accuracy"]}
+    one, workers = alone(wild), together(2, wild)
+    assert [w.wait() for w in workers] == [1, 1]
+
+    def cause(worker):
+        return next(line for line in worker.err if "DivergenceError" in line)
+
+    assert cause(one) == cause(workers[0]) == cause(workers[1])
