@@ -187,8 +187,15 @@ def test_cheap_arithmetic_is_done_again_instead_of_stored():
 
 def test_what_is_not_cheap_is_done_once():
     x = np.ones((40, 48), np.float32)
-    graph = bl.trace(lambda x: (ops.sum(y := ops.exp(x) / (x * x + 1.0), 0), ops.sum(y, 1)), x)
-    assert sum(i.op == "exp" for c in NATIVE.plan(graph).calls() for i in c.kernel.prologue + c.kernel.epilogue) == 1
+    functions = (
+        lambda x: ops.exp(x) / (x * x + 1.0),
+        lambda x: ops.exp(x) + 1.0,
+        lambda x: ops.exp(x) * 3.0 + ops.tanh(x) * ops.tanh(x),
+    )
+    for f in functions:
+        graph = bl.trace(lambda x, f=f: (ops.sum(y := f(x), 0), ops.sum(y, 1)), x)
+        code = [i for c in NATIVE.plan(graph).calls() for i in c.kernel.prologue + c.kernel.epilogue]
+        assert sum(i.op == "exp" for i in code) == 1
 
 
 def test_the_gradient_of_a_weight_is_taken_when_its_operands_are_there():
@@ -285,3 +292,9 @@ def test_results_do_not_depend_on_how_many_share_the_columns(columns):
         found.append(result)
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)
+
+
+def test_a_bias_joins_its_product_although_many_read_the_sum():
+    n = programs.Normal("float32")
+    graph = bl.trace(lambda x, w, b: ops.softmax(x @ w + b), n(40, 24), n(24, 12), n(12))
+    assert labels(graph)[0] == "contract add"

@@ -163,32 +163,28 @@ class Fusion:
     def _is_cheap(self, node: Node) -> bool:
         """A little arithmetic on a value that has memory and on smaller ones: done again by each reader, never stored.
 
-        Then x / 2, x - mean and (x - mean) * scale are all read as x.
+        Then x / 2, x - mean and (x - mean) * scale are all read as x. Where x is needed for nothing else, as a product
+        before its bias is added, the result is stored in its place.
         """
         if node in self.outputs or len(self.users.get(node, [])) < 2:
             return False
         wide = self._wide(node)
-        return len(wide) == 1 and node not in wide
+        return len(wide) == 1 and all(len(self.users[x]) > 1 for x in wide)
 
     def _wide(self, node: Node) -> set[Node]:
-        """The values of the node's own size that a cheap node is made from; the node itself if it is not cheap."""
-        if node.op not in _CHEAP:
-            return {node}
+        """The stored values of the node's own size that it is made from by cheap arithmetic; none if there is more."""
         found: set[Node] = set()
-        for k, i in enumerate(node.inputs):
+        for k, i in enumerate(node.inputs if node.op in _CHEAP else ()):
             small = i
             while small.op in VIEWS and small not in self.home:
                 small = small.inputs[0]
             if small.type.size * 8 <= node.type.size and (small in self.home or small.op in ("input", "constant")):
                 continue
-            if node.op == "divide" and k == 1:
-                return {node}
-            if squeezed(i) == squeezed(node) and i in self.inlined and i not in self.home:
-                found |= self._wide(i)
-            elif i in self.home and i.type.dtype.itemsize <= node.type.dtype.itemsize:
-                found.add(i)
-            else:
+            made = {i} if i in self.home else self._wide(i)
+            near = squeezed(i) == squeezed(node) and i.type.dtype.itemsize <= node.type.dtype.itemsize
+            if not made or not near or (node.op == "divide" and k == 1):
                 return set()
+            found |= made
         return found
 
     def _append(self, group: Group) -> None:
