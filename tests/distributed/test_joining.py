@@ -151,7 +151,7 @@ def test_processes_that_do_not_meet_say_so_in_time(start, table):
     assert codes == [1, 1, 1, 2, 2]
     for process, said in (
         (nobody, "could not be reached in 1 s"),
-        (occupied, "its port is taken"),
+        (occupied, "process 0 cannot listen at 127.0.0.1:"),
         (half, "coordinator and process_id not given, and not found"),
         (without, "settings of several processes are given for one"),
         (native, "--executor native runs in one process only"),

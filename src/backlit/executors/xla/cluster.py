@@ -72,7 +72,9 @@ class Cluster:
         """Meet the other processes."""
         me = self.member
         _last_words(self)
-        if me.id != 0:
+        if me.id == 0:
+            _refuse_taken(me.coordinator)
+        else:
             _reach(me.coordinator, timeout)
         configure: Any = jax.config.update
         configure("jax_cpu_collectives_implementation", "gloo")
@@ -88,10 +90,6 @@ class Cluster:
                 shutdown_timeout_seconds=max(1, round(self.heartbeat)),
             )
         except RuntimeError as e:
-            if "RPC server" in str(e):
-                raise DistributedError(
-                    f"process 0 cannot listen at {me.coordinator}: its port is taken", fix="choose another port"
-                ) from None
             raise DistributedError(f"the processes could not meet: {_line(e)}") from None
         self.joined = True
         self._watcher.start()
@@ -261,6 +259,19 @@ def find_member(coordinator: str | None, processes: int | None, process_id: int 
             f"coordinator is {coordinator!r}", fix="give the host of process 0 and a port: host:port"
         )
     return Member(process_id, processes, coordinator)
+
+
+def _refuse_taken(coordinator: str) -> None:
+    """DistributedError where something listens at the port already: JAX may crash at that."""
+    port = int(coordinator.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as e:
+        raise DistributedError(
+            f"process 0 cannot listen at {coordinator}: {os.strerror(e.errno or 0)}", fix="choose another port"
+        ) from None
 
 
 def _reach(coordinator: str, timeout: float) -> None:
