@@ -50,6 +50,17 @@ def test_others_read_it_there():
     check(graph, x, w)
 
 
+def test_what_lies_within_its_padding_is_joined_too():
+    x, y = N(3, 4), N(3, 4)
+
+    def f(x, y):
+        a = ops.tanh(x)
+        return ops.tanh(ops.pad(a, 1)), ops.tanh(ops.concat([a, y, a], 0))
+
+    graph = bl.trace(f, x, y)
+    check(graph, x, y)
+
+
 @pytest.mark.parametrize("other", [
     lambda a: ops.cumulative_sum(a, axis=1),
     lambda a: ops.reshape(a, (-1, 9)),

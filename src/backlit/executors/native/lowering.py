@@ -249,7 +249,8 @@ class Lowering:
         strides = ix.row_major(node.type.shape)
         made: list[Call | None] = []
         for x in node.inputs:
-            if x not in self.destinations:
+            there = self.destinations.get(x)
+            if there is None or there.target is not node:  # it may lie within a padding instead
                 made.append(self.copy(x, target, (node,), Affine(start * strides[axis], strides)))
             start += x.type.shape[axis]
         return made
