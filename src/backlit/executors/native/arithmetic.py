@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.native import functions
-from backlit.executors.native.builder import Value
 from backlit.executors.native.names import BOOL, F32, I64
+from backlit.executors.native.value import Value
 
 _F16 = np.dtype(np.float16)
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from backlit.executors.native.arithmetic import SCALARS
-from backlit.executors.native.builder import Function, Module, Value
+from backlit.executors.native.bounds import checked, report
+from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import RunningSum, Scatter, Search, Sort
 from backlit.executors.native.names import BOOL, I64, POINTER
-from backlit.executors.native.nest import checked, report
+from backlit.executors.native.value import Value
 
 
 def _function(module: Module, name: str, pointers: str, checks: bool = False) -> Function:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from backlit.executors.native.builder import Value
 from backlit.executors.native.names import F32, F64
+from backlit.executors.native.value import Value
 
 
 @dataclass(frozen=True)

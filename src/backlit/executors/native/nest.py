@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.native.arithmetic import SCALARS
-from backlit.executors.native.builder import Function, Module, Value
+from backlit.executors.native.bounds import checked, report
+from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
 from backlit.executors.native.names import BOOL, F32, F64, I64, POINTER
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes, write_transpose
+from backlit.executors.native.value import Value
 from backlit.ops.record import OPS
 
 _COLUMNS = 4  # vectors side by side that a sum over rows takes at once: it goes through memory in longer runs
@@ -460,44 +462,3 @@ class NestWriter:
         earlier = sum(len(i.axes) for i in self.everything[:k] if i.op == "gather")
         n = len(self.nest.arguments)
         report(self.f, self.f.arguments[n + 2], self.f.arguments[n + 3] + (earlier + axis), index, wrong)
-
-
-def checked(f: Function, index: Value, size: int, mask: Value | None = None) -> tuple[Value, Value]:
-    """The place that an index means (0 where it is out of range), and whether it is out of range."""
-    if index.dtype.kind == "u":
-        wrong = SCALARS.cast(index, np.dtype(np.uint64)) >= size
-        place = SCALARS.cast(index, I64)
-    else:
-        place = SCALARS.cast(index, I64)
-        place = (place < 0).select(place + size, place)
-        wrong = place.bitcast(np.dtype(np.uint64)) >= size
-    if mask is not None and wrong.lanes > 1:
-        wrong = wrong & mask
-    return wrong.select(0, place), wrong
-
-
-def report(f: Function, status: Value, code: Value, index: Value, wrong: Value) -> None:
-    """Where `wrong`: write the number of the check and the index into the status words, for the error message."""
-    found = wrong
-    if wrong.lanes > 1:
-        bits = f.op(f"bitcast {wrong} to i{wrong.lanes}", f"i{wrong.lanes}")
-        found = f.op(f"icmp ne {bits}, 0", BOOL)
-
-    def write() -> None:
-        value = SCALARS.cast(index, I64).splat(wrong.lanes)
-        if wrong.lanes > 1:
-            high = f.call(
-                "vector.reduce.smax", I64, 1, [wrong.select(value, np.iinfo(np.int64).min)], _i64s(wrong.lanes)
-            )
-            low = f.call(
-                "vector.reduce.smin", I64, 1, [wrong.select(value, np.iinfo(np.int64).max)], _i64s(wrong.lanes)
-            )
-            value = (low < 0).select(low, high)
-        f.store(value, status.at(1, I64))
-        f.store(code + 1, status)
-
-    f.when(found, write, "out_of_range")
-
-
-def _i64s(lanes: int) -> str:
-    return f"v{lanes}i64"

@@ -15,11 +15,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from backlit.executors.native.builder import Function, Value
+from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import BOOL
 from backlit.executors.native.nest import NestWriter, Point, Schedule
 from backlit.executors.native.target import Target
+from backlit.executors.native.value import Value
 
 _BUSY = 12  # multiply-adds that fill a step: a smaller tile takes several steps a round
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on

@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.native import blocks
-from backlit.executors.native.builder import Function, Module, Value
+from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import emit_nest, of_any_length
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.sharing import Pending, flows, share_of
 from backlit.executors.native.target import Target
+from backlit.executors.native.value import Value
 
 ENTRY = "step"
 _U8 = np.dtype(np.uint8)
@@ -155,7 +156,7 @@ class Program:
         f.comment(f"{loop.label}: {loop.length if loop.length is not None else 'any number of'} steps")
         self._run(loop.start, rows)
         self._settle()
-        free = flows(loop, self.target, self.shares)
+        free = self.threaded and flows(loop, self.target, self.shares)
         slices = {b for c in loop.calls + loop.moves for b in _slices(c)}
         low, high = (self.first, self.last) if loop.length is None else (f.index(0), f.index(loop.length))
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from backlit.executors.native.builder import Function, Value
+from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.target import Target
+from backlit.executors.native.value import Value
 
 
 def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
