@@ -14,9 +14,9 @@ from backlit.executors.native.convolution import prepared
 from backlit.executors.native.kernels import Loop, Nest
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import plan
-from backlit.executors.native.product import pieces, tiling
 from backlit.executors.native.sharing import Pending, flows
 from backlit.executors.native.target import known
+from backlit.executors.native.tiling import pieces, tiling
 from backlit.executors.reference import Reference
 
 from . import programs

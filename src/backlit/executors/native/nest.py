@@ -119,7 +119,8 @@ def _price(i: Instruction, axis: int, lanes: int) -> float:
 
 def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> None:
     """Write the function of a Nest. `lengths` are the sizes of the ranges that it will be called for."""
-    from backlit.executors.native.product import ProductWriter, tiling
+    from backlit.executors.native.product import ProductWriter
+    from backlit.executors.native.tiling import tiling
 
     parameters: list[tuple[Any, str]] = [(POINTER, f"p{k}") for k in range(len(nest.arguments))]
     parameters += [(I64, "begin"), (I64, "end")]

@@ -1,177 +1,23 @@
 """Code for a Nest that is a product of matrices: a sum of a times b whose partial sums stay in registers.
 
-One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors.
-Others, the rows, move through a only. A tile of some rows by a few vectors is summed completely before anything is
-stored: each step along the inner axes loads the vectors of b once and one number of a for each row, so that most of
-the work is multiply-adds. The epilogue runs on the tile while it is in registers.
-
-Every shape is known, so rows and columns are cut into tiles of nearly equal size and no tile needs a test; only the
-last vector of a row may be partly outside, under a mask.
+A tile (`Tiling`) of some rows by a few vectors is summed completely before anything is stored: each step along the
+inner axes loads the vectors of b once and one number of a for each row, so that most of the work is multiply-adds. The
+epilogue runs on the tile while it is in registers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import BOOL
 from backlit.executors.native.nest import NestWriter, Point, Schedule
-from backlit.executors.native.target import Target
+from backlit.executors.native.tiling import Tiling, pieces, split_axis
 from backlit.executors.native.value import Value
 
 _BUSY = 12  # multiply-adds that fill a step: a smaller tile takes several steps a round
-_CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
-_PANEL = 256 * 1024  # bytes of a block of b that is copied, and of the sums of all rows by its columns
-_PAGE = 4096  # bytes; the first-level cache has a line for each address within a page, some times over
-_MANY = 48  # rows that make such a copy worth its cost
-_BLOCKS = 8  # blocks of columns that threads can share well
-_HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
 _LONG = 8  # an epilogue of more instructions is a loop over the rows of the tile, kept on the stack
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a product is cut: the axis of columns, the axes of rows (inner ones last), and the tile.
-
-    A tile has all of `whole` (the innermost row axes) and up to `rows` of the row axis `cut`.
-    """
-
-    a: int  # instructions: the load that is broadcast and the load that is a vector
-    b: int
-    columns: int
-    cut: int  # -1: there are no rows
-    whole: tuple[int, ...]
-    rows: int
-    vectors: int
-    lanes: int
-    loops: tuple[int, ...]  # the axes of the result that are plain loops, outermost first
-    outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
-    part: int = 0  # steps whose block of b is copied side by side before the tiles use it; 0: none are
-    by_columns: bool = False  # threads share the columns, so that each reads only its own of a b that is large
-
-
-def tiling(nest: Nest, target: Target) -> Tiling | None:
-    """How to cut the nest; None where it is no product, or has no axis of columns."""
-    ops = [i.op for i in nest.prologue]
-    if ops != ["load", "load", "multiply", "sum"] or not nest.reduced or 0 in nest.reduced:
-        return None
-    total = nest.prologue[3]
-    if total.dtype.kind != "f" or total.dtype.itemsize < 4:
-        return None
-    strides = [nest.prologue[k].at.strides for k in (0, 1)]
-    outer = range(len(nest.space))
-    stored = [i.place.strides for i in nest.epilogue if i.op == "store" and i.place is not None]
-    choices = []
-    for axis in outer:
-        for b in (0, 1):
-            if strides[b][axis] == 1 and strides[1 - b][axis] == 0 and nest.space[axis] > 2:
-                neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
-                choices.append((neat >= 0, min(nest.space[axis], 64), neat, b, axis))
-    if not choices:
-        return None
-    neat, _, _, b, columns = max(choices)
-    if not neat:
-        return None
-    a = 1 - b
-    lanes = target.lanes(total.dtype.itemsize)
-    while lanes > 1 and lanes // 2 >= nest.space[columns]:
-        lanes //= 2
-    rows = [x for x in outer if x != columns and strides[a][x] != 0 and strides[b][x] == 0]
-    vectors_all = -(-nest.space[columns] // lanes)
-    inside: list[int] = []
-    fixed = 1
-    limit = target.registers - 3
-    while rows and fixed * nest.space[rows[-1]] <= 6:
-        fixed *= nest.space[rows[-1]]
-        inside.insert(0, rows.pop())
-    cut = rows[-1] if rows else -1
-    extent = nest.space[cut] if rows else 1
-    best = (math.inf, -1, -1)
-    for vectors in range(1, min(4, vectors_all) + 1):
-        for count in range(1, extent + 1):
-            r = count * fixed
-            if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
-                break
-            best = min(best, (_cost(extent, count, fixed, vectors_all, vectors), -vectors, -count))
-    _, vectors, count = best
-    loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
-    parts = _in_parts(nest, total.dtype.itemsize, columns)
-    plain = not inside and not loops and cut >= 0
-    part = _part(nest, b, cut, -vectors * lanes * total.dtype.itemsize) if plain else 0
-    heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
-    by_columns = plain and nest.space[columns] >= _BLOCKS * -vectors * lanes and (part > 0 or heavy)
-    return Tiling(
-        a,
-        b,
-        columns,
-        cut,
-        tuple(inside),
-        -count,
-        -vectors,
-        lanes,
-        loops,
-        parts,
-        part,
-        by_columns,
-    )
-
-
-def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
-    """Whether the tiles would read more than the cache holds, each of them anew, unless the sum is cut into parts."""
-    if len(nest.reduced) < 2 or len(nest.epilogue) != 1 or nest.epilogue[0].at.strides[columns] != 1:
-        return False
-    inner = range(len(nest.space), len(nest.space) + len(nest.reduced))
-    extents = nest.space + nest.reduced
-    read = 0
-    for k in (0, 1):
-        strides = nest.prologue[k].at.strides
-        span = sum(abs(strides[x]) * (extents[x] - 1) for x in inner) + 1
-        read += min(span, nest.steps * 64) * itemsize
-    part = nest.steps // nest.reduced[0]
-    return read > _CACHE and part >= 32
-
-
-def _part(nest: Nest, b: int, cut: int, width: int) -> int:
-    """How many steps' rows of a block of b, `width` bytes each, are copied side by side before they are used; 0: none.
-
-    Rows whose distance is a multiple of a page all fall on the same few lines of a cache, which drop one another. The
-    copy is worth it where many tiles use it. A long sum is cut into parts whose copies stay in the cache.
-    """
-    if len(nest.reduced) != 1 or nest.space[cut] < _MANY:
-        return 0
-    load = nest.prologue[b]
-    step = abs(load.at.strides[len(nest.space)]) * load.dtype.itemsize
-    if step % _PAGE or step * nest.steps <= 2 * _CACHE:
-        return 0
-    parts = -(-nest.steps * width // _PANEL)
-    size = -(-nest.steps // (4 * parts)) * 4
-    return size if parts == 1 or nest.space[cut] * width <= _PANEL else 0
-
-
-def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int) -> float:
-    """Cycles for one step along the inner axes over all tiles, by a simple model.
-
-    Two multiply-adds and two loads a cycle, four cycles until a sum is ready again; tiles of one size only are better
-    than of several by a little, since each size has code of its own.
-    """
-    total = 0.0
-    for n, v in pieces(vectors_all, vectors):
-        for m, r in pieces(extent, rows):
-            tile = r * fixed
-            total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3)
-    return total * (1 + 0.02 * len(pieces(extent, rows)) * len(pieces(vectors_all, vectors)))
-
-
-def pieces(n: int, most: int) -> list[tuple[int, int]]:
-    """n cut into as few nearly equal pieces of at most `most` as possible: pairs (how many, size)."""
-    if n == 0:
-        return []
-    count = -(-n // most)
-    small, more = divmod(n, count)
-    return [(c, s) for c, s in ((more, small + 1), (count - more, small)) if c]
 
 
 class ProductWriter(NestWriter):
@@ -479,15 +325,6 @@ class ProductWriter(NestWriter):
             with f.naming("sum"):
                 made += [f.fma(number, row[v], sums[r * vectors + v]) for v in range(vectors)]
         return made
-
-
-def split_axis(nest: Nest, cut: Tiling) -> int:
-    """The axis that threads share: the outermost plain loop, else the rows, or the columns."""
-    if cut.by_columns:
-        return cut.columns
-    if cut.loops:
-        return cut.loops[0]
-    return cut.cut
 
 
 def _counters(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:

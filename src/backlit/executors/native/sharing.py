@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
 from backlit.executors.native.nest import schedule
-from backlit.executors.native.product import split_axis, tiling
 from backlit.executors.native.target import Target
+from backlit.executors.native.tiling import split_axis, tiling
 
 
 @dataclass(frozen=True)

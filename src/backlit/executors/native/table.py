@@ -15,9 +15,9 @@ from typing import Any
 from backlit.executors.native.kernels import Call, Nest
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Plan, traffic
-from backlit.executors.native.product import tiling
 from backlit.executors.native.sharing import Pending, Share, flows, share_of
 from backlit.executors.native.target import Target
+from backlit.executors.native.tiling import tiling
 from backlit.executors.native.transpose import turned_axes
 
 _WIDEST = (3, 30, 14, 28, 8, 10, 5, 34)  # characters of each column: 140 in all, with two between them
