@@ -58,7 +58,7 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     memory.place([loop])
     found = []
     for call in [*loop.start, *loop.calls, *loop.moves]:
-        alone = replace(plan, steps=[Loop(None, False, [call], [], [], (), "alone")])
+        alone = replace(plan, steps=[Loop(None, False, [call], [], [], (), "alone", loop.rows)])
         one = Code(Artifact.of(alone, known("host"), code.shares), known("host"))
         one.seconds = code.seconds  # as many threads as the whole has
         found.append((call, _fastest(lambda one=one: one.run(arrays, 0, steps), steps, seconds)))  # type: ignore[misc]

@@ -7,9 +7,10 @@ import pytest
 
 import backlit as bl
 from backlit.errors import IndexingError
-from backlit.executors.native import Native, program
-from backlit.executors.native.program import Program, carried, is_small
+from backlit.executors.native import Native, whole
+from backlit.executors.native.program import Program
 from backlit.executors.native.target import known
+from backlit.executors.native.whole import carried, is_small
 
 from . import programs
 
@@ -36,7 +37,7 @@ def calling(monkeypatch):
 
     def large(*args, **how):
         with monkeypatch.context() as patched:
-            patched.setattr(program, "_SMALL", 0)
+            patched.setattr(whole, "_SMALL", 0)
             return run(*args, **how)
 
     return large

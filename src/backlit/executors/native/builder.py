@@ -41,6 +41,7 @@ class Function:
         self.head = f"void @{name}({signature})"
         self.linkage = linkage
         self.notes: list[str] = []  # comments above it
+        self.data = ""  # constants that it reads
         self.invoked: dict[str, None] = {}  # functions of this module that it calls
         module.functions.append(self)
 
@@ -258,9 +259,8 @@ class Function:
         linkage = "hidden" if alone and self.linkage else self.linkage
         inlined = "alwaysinline " if self.module.inline and self.linkage else ""
         head = f"define {linkage} {self.head} {inlined}#0 {{".replace("  ", " ")
-        return "\n".join(
-            [*(f"; {note}" for note in self.notes), head, "entry:", *self.entry, *self.lines, "  ret void", "}"]
-        )
+        above = [*([self.data] if self.data else []), *(f"; {note}" for note in self.notes)]
+        return "\n".join([*above, head, "entry:", *self.entry, *self.lines, "  ret void", "}"])
 
 
 class Module:

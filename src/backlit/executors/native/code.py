@@ -46,7 +46,7 @@ class Code:
         """Run the program on the memory of its inputs and outputs. Raises IndexingError for an index out of range."""
         addresses = [*(a.ctypes.data for a in arrays), *self._constants]
         table = (ctypes.c_int64 * max(1, len(addresses)))(*addresses)
-        status = (ctypes.c_int64 * 2)(0, 0)
+        status = (ctypes.c_int64 * 4)()
         barrier = (ctypes.c_int64 * 1)(0)
         with self._lock:
             arena = self._arenas.pop() if self._arenas else None

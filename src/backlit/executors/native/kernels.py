@@ -185,3 +185,4 @@ class Loop:
     moves: list[Call]  # calls at the end of each step
     nodes: tuple[Node, ...]
     label: str = "scan"
+    rows: list[Buffer] = field(default_factory=list)  # slices that move with the steps

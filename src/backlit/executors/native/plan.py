@@ -205,7 +205,7 @@ class Planner:
         return [
             Loop(
                 p["length"], p["reverse"], calls, [c for c in start if c], [m for m in moves if m], (node,),
-                names[node],
+                names[node], rows + targets,
             )
         ]  # fmt: skip
 
@@ -293,7 +293,7 @@ def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True) -> Pla
     calls = planner.steps(wanted, [*states, *inputs[:shared], *rows], [*fresh, *targets])
     placed = reuse(calls, list(zip(fresh, old, strict=True)))
     moves = [m for f, s in zip(fresh, old, strict=True) if f not in placed and (m := move(f, s, ())) is not None]
-    loop = Loop(None, False, calls, [], moves, (), "steps")
+    loop = Loop(None, False, calls, [], moves, (), "steps", rows + targets)
     outputs = tuple(step.inputs[:carry]) + tuple(step.outputs[carry:])
     shape = Graph(tuple(given), outputs, step.name)
     return Plan(shape, [loop], planner.constants, memory.place([loop]), {})

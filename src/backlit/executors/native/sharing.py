@@ -8,7 +8,8 @@ step along the axis that is cut, and a share goes equally far through the buffer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
@@ -80,36 +81,90 @@ def _step(call: Call, buffer: Buffer, axis: int) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def needs_barrier(early: Call, early_share: Share, late: Call, late_share: Share, count: int) -> bool:
-    """Whether a thread may start `late` only when the others have finished `early`, both cut into `count` shares."""
-    shared = conflicts(early, late)
-    if not shared or (early_share.axis < 0 and late_share.axis < 0):
-        return False  # both belong to the first thread
-    if early_share.axis < 0 or late_share.axis < 0:
-        return True
+_ALONE = -1  # the pace of what one thread does
 
-    def alike(buffer: Buffer) -> bool:
-        a, b = _step(early, buffer, early_share.axis), _step(late, buffer, late_share.axis)
-        return a is not None and b is not None and a * early_share.size(count) == b * late_share.size(count)
 
-    return any(b is not c or not alike(b) for b, c in shared)
+def paces(call: Call, share: Share, count: int) -> dict[Buffer, int | None]:
+    """How far a share of a call goes through each buffer, in elements; None where it strays.
+
+    Two calls that touch a buffer at the same pace need no barrier between them for its sake.
+    """
+    buffers = dict.fromkeys(b for b, _ in call.arguments)
+    if share.axis < 0:
+        return dict.fromkeys(buffers, _ALONE)
+    steps = {b: _step(call, b, share.axis) for b in buffers}
+    return {b: None if step is None else step * share.size(count) for b, step in steps.items()}
+
+
+@dataclass
+class _Touched:
+    """How a buffer has been touched since the last barrier: at which paces it was read and written."""
+
+    read: set[int | None] = field(default_factory=set)
+    written: set[int | None] = field(default_factory=set)
 
 
 class Pending:
-    """The calls since the last barrier, while a program is walked through in order."""
+    """What has been touched since the last barrier, while a program is walked through in order.
+
+    Buffers of the arena are found by their place, others by what they are; so a call is compared with those that touch
+    the same memory only.
+    """
 
     def __init__(self, target: Target, count: int) -> None:
         self.target, self.count = target, count
-        self.calls: list[tuple[Call, Share]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """All threads have met."""
+        self._touched: dict[Buffer, dict[Buffer, _Touched]] = {}  # by root, then by buffer
+        self._places: list[tuple[int, int, Buffer]] = []  # roots in the arena in order: begin, a number, root
+        self._widest = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._touched)
 
     def add(self, call: Call) -> bool:
         """Whether threads must wait for one another before the call, which is pending from now on."""
-        share = share_of(call, self.target)
-        waits = any(needs_barrier(c, s, call, share, self.count) for c, s in self.calls)
+        touched = paces(call, share_of(call, self.target), self.count)
+        written = set(call.written())
+        waits = any(self._meets(b, pace, b in written) for b, pace in touched.items())
         if waits:
-            self.calls.clear()
-        self.calls.append((call, share))
+            self.clear()
+        for b, pace in touched.items():
+            found = self._at(b)
+            (found.written if b in written else found.read).add(pace)
         return waits
+
+    def _meets(self, buffer: Buffer, pace: int | None, writes: bool) -> bool:
+        """Whether another thread may have written there, or read what is to be written."""
+        for root in self._near(buffer.root()):
+            for other, touched in self._touched[root].items():
+                known = touched.written | touched.read if writes else touched.written
+                if other is not buffer:
+                    known = known if pace != _ALONE else known - {_ALONE}
+                elif pace is not None:
+                    known = known - {pace}
+                if known:
+                    return True
+        return False
+
+    def _near(self, root: Buffer) -> list[Buffer]:
+        """The pending roots that share memory with this one."""
+        if root.kind != "arena":
+            return [root] if root in self._touched else []
+        first = bisect_left(self._places, (root.offset - self._widest,))
+        last = bisect_left(self._places, (root.offset + max(1, root.bytes),))
+        return [r for begin, _, r in self._places[first:last] if begin + r.bytes > root.offset or r is root]
+
+    def _at(self, buffer: Buffer) -> _Touched:
+        root = buffer.root()
+        if root not in self._touched:
+            self._touched[root] = {}
+            if root.kind == "arena":
+                insort(self._places, (root.offset, len(self._touched), root))
+                self._widest = max(self._widest, root.bytes)
+        return self._touched[root].setdefault(buffer, _Touched())
 
 
 def flows(loop: Loop, target: Target, count: int) -> bool:
@@ -123,23 +178,3 @@ def flows(loop: Loop, target: Target, count: int) -> bool:
     pending = Pending(target, count)
     first, second = ([pending.add(c) for c in calls] for _ in range(2))
     return first == second
-
-
-def conflicts(early: Call, late: Call) -> list[tuple[Buffer, Buffer]]:
-    """Pairs of buffers that share memory and of which one is written."""
-    found = []
-    for i, (b, _) in enumerate(early.arguments):
-        root = b.root()
-        for j, (c, _) in enumerate(late.arguments):
-            if (i in early.writes or j in late.writes) and overlap(root, c.root()):
-                found.append((b, c))
-    return found
-
-
-def overlap(a: Buffer, b: Buffer) -> bool:
-    """Whether two roots share memory."""
-    if a is b:
-        return True
-    if a.kind != "arena" or b.kind != "arena":
-        return False
-    return a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes

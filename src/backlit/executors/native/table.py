@@ -49,9 +49,9 @@ def _rows(steps: Sequence[Any], target: Target, pending: Pending, indent: str = 
         length = "any number of" if step.length is None else step.length
         waits = pending.count > 1 and not flows(step, target, pending.count)
         yield ("-", f"{indent}{step.label}:", f"loop of {length} steps", "", "|" if waits else "", "", "", "")
-        pending.calls.clear()
+        pending.clear()
         yield from _rows([*step.calls, *step.moves], target, pending, indent + "  ")
-        pending.calls.clear()
+        pending.clear()
 
 
 def _row(call: Call, target: Target, share: Share, waits: bool, indent: str) -> tuple[str, ...]:

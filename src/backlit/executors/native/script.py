@@ -1,0 +1,304 @@
+"""The calls of a program as data, and the few functions that carry them out.
+
+A program that is not small is a list of rows of 64-bit words, among the constants of its object code. So what it takes
+in code depends on its different kernels, not on how often they are called. The rule that holds: a row begins with the
+address of the function that carries it out, as f(row, frame), and the number of words up to the next row:
+
+    shares of a kernel   size, extent and number of the first check; for each argument its place and an offset in bytes
+    barrier              nothing
+    loop                 length, whether it runs backwards, the number of values that move with its steps; for each of
+                         them its place, the place that it starts from, and its bytes; then the rows of the body
+
+A place from 0 on is a number in the program's table of addresses, one below 0 a word before the frame: the first one
+is the arena, the others are values that move with the steps of a loop. The words of the frame from 0 on are `_FRAME`.
+Every thread has a frame of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backlit.executors.native.builder import Function, Module
+from backlit.executors.native.kernels import Buffer, Call, Loop
+from backlit.executors.native.names import I64, POINTER, element
+from backlit.executors.native.sharing import Pending, flows, share_of
+from backlit.executors.native.value import Value
+
+if TYPE_CHECKING:
+    from backlit.executors.native.program import Program
+
+_U8 = np.dtype(np.uint8)
+_FRAME = ("table", "status", "barrier", "threads", "low", "high", "first", "last")
+_ARENA = -1  # its place
+_ANY = -1  # the length of a loop from step `first` to `last`
+_ROW: list[tuple[Any, str]] = [(POINTER, "row"), (POINTER, "frame")]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; with `body`, the rows of a loop."""
+
+    function: str
+    words: Sequence[int] = ()
+    note: str = ""
+    body: Sequence[Row] = ()
+
+    @cached_property
+    def size(self) -> int:
+        """Words up to the next row."""
+        return 2 + len(self.words) + sum(r.size for r in self.body)
+
+    def all(self) -> Iterator[Row]:
+        """The row and those of its body."""
+        yield self
+        for row in self.body:
+            yield from row.all()
+
+    def text(self) -> str:
+        """As LLVM's constants."""
+        words = f"ptrtoint (ptr @{self.function} to i64)", self.size, *self.words
+        return (f"  ; {self.note}\n" if self.note else "") + f"  {''.join(f'i64 {w}, ' for w in words)}"
+
+
+class Script:
+    """The rows of a program. Checks are numbered in their order, after those that the program has."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self._pending = program, Pending(program.target, program.shares)
+        self._moving: dict[Buffer, int] = {}  # places of what moves with a loop
+        self.rows = [*self._rows(program.plan.steps), *([Row("wait_for_all")] if program.threaded else [])]
+
+    def emit(self, f: Function) -> None:
+        """The body of the program's function, which carries out all rows, and the functions that it needs."""
+        shares = self.program.shares
+        _emit_rows(f.module)
+        _emit_barrier(f.module)
+        _emit_loop(f.module)
+        table, arena, status, barrier, thread, threads, first, last = f.arguments
+        low, high = (thread * shares) // threads, ((thread + 1) * shares) // threads
+        below = 1 + len(self._moving)
+        frame = f.slot(I64, below + len(_FRAME), "frame").at(below, I64)
+        for k, value in enumerate((table, status, barrier, threads, low, high, first, last)):
+            f.line(f"store {value}, {frame.at(k, I64)}, align 8")
+        f.line(f"store {arena}, {frame.at(_ARENA, I64)}, align 8")
+        rows, size = Value(f, POINTER, "@rows"), sum(r.size for r in self.rows)
+        f.invoke("run_rows", [rows, rows.at(size, I64), frame])
+        everything = [r for row in self.rows for r in row.all()]
+        f.invoked |= dict.fromkeys(r.function for r in everything)
+        text = "\n".join(r.text() for r in everything)
+        f.data = f"@rows = internal constant [{size + 1} x i64] [\n{text}\n  i64 0 ]"
+
+    def _rows(self, steps: Sequence[Any]) -> Iterator[Row]:
+        for step in steps:
+            yield from self._call(step) if isinstance(step, Call) else self._loop(step)
+
+    def _call(self, call: Call) -> Iterator[Row]:
+        program, share = self.program, share_of(call, self.program.target)
+        if program.threaded and self._pending.add(call):
+            yield Row("wait_for_all")
+        size, extent = (share.size(program.shares), share.extent) if share.axis >= 0 else (1, 1)
+        places = [w for b, offset in call.arguments for w in self._place(b, offset * b.type.dtype.itemsize)]
+        note = f"{call.label} = {', '.join(n.op for n in call.nodes)}"
+        yield Row(f"{program.name_of(call)}_shares", [size, extent, len(program.checks), *places], note)
+        program.checks += call.checked
+
+    def _loop(self, loop: Loop) -> Iterator[Row]:
+        program = self.program
+        yield from self._rows(loop.start)
+        yield from self._settled()
+        moving: list[int] = []
+        for b in loop.rows:
+            assert b.base is not None
+            moving += [self._moving.setdefault(b, _ARENA - 1 - len(self._moving)), *self._place(b.base, 0), b.bytes]
+        body = list(self._rows([*loop.calls, *loop.moves]))
+        if loop.length is None:
+            self._pending.clear()  # run_loop itself waits after each step
+        elif not (program.threaded and flows(loop, program.target, program.shares)):
+            body += self._settled()
+        length = _ANY if loop.length is None else loop.length
+        note = f"{loop.label}: {loop.length if loop.length is not None else 'any number of'} steps"
+        yield Row("run_loop", [length, int(loop.reverse), len(loop.rows), *moving], note, body)
+        yield from self._settled()
+
+    def _place(self, buffer: Buffer, offset: int) -> tuple[int, int]:
+        """The place of an address, and bytes to add to it."""
+        if buffer.kind == "slice":
+            return self._moving[buffer], offset
+        if buffer.kind == "arena":
+            return _ARENA, buffer.offset + offset
+        return self.program.slot(buffer), offset
+
+    def _settled(self) -> Iterator[Row]:
+        """Before and after a loop, and between its steps unless they flow: whatever was written is there for all."""
+        if self.program.threaded and self._pending:
+            self._pending.clear()
+            yield Row("wait_for_all")
+
+
+# --- what carries out the rows ----------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """The words of a row, and the frame, in a function that carries rows out."""
+
+    def __init__(self, f: Function, row: Value, frame: Value) -> None:
+        self.f, self.row, self.frame = f, row, frame
+
+    def word(self, number: int | Value, hint: str, dtype: Any = I64) -> Value:
+        """A word of the row."""
+        with self.f.naming(hint):
+            return self._load(self.row.at(number, I64), dtype)
+
+    def held(self, name: str) -> Value:
+        """A word of the frame."""
+        dtype = POINTER if name in ("table", "status", "barrier") else I64
+        with self.f.naming(name):
+            return self._load(self.frame.at(_FRAME.index(name), I64), dtype)
+
+    def address(self, table: Value, number: int | Value, hint: str) -> Value:
+        """The address whose place and offset are these two words of the row."""
+        place, offset = self.word(number, f"{hint}.place"), self.word(number + 1, f"{hint}.offset")
+        with self.f.naming(hint):
+            base = self._load((place < 0).select(self.frame, table).at(place, I64), POINTER)
+            return base.at(offset, _U8)
+
+    def _load(self, pointer: Value, dtype: Any) -> Value:
+        return self.f.op(f"load {element(dtype)}, {pointer}, align 8", dtype)
+
+
+def emit_shares(module: Module, name: str, pointers: int, checks: bool) -> None:
+    """The function that carries out a row: a kernel, for the shares of this thread.
+
+    The shares `low` to `high` are each of `size` of the kernel's `extent` points.
+    """
+    f = Function(module, f"{name}_shares", _ROW)
+    r = _Reader(f, *f.arguments)
+    table, low, high = r.held("table"), r.held("low"), r.held("high")
+    size, extent = r.word(2, "size"), r.word(3, "extent")
+    status = [r.held("status"), r.word(4, "check")] if checks else []
+    given = [r.address(table, 5 + 2 * k, f"p{k}") for k in range(pointers)]
+
+    def share(s: Value) -> None:
+        begin, end = s * size, (s + 1) * size
+        end = (end < extent).select(end, extent)
+        f.when(begin < end, lambda: f.invoke(name, [*given, begin, end, *status]), "share")
+
+    f.loop(low, high, 1, share, name="s")
+
+
+def _emit_rows(module: Module) -> None:
+    """Carry out all rows from `first` up to `end`."""
+    f = Function(module, "run_rows", [(POINTER, "first"), (POINTER, "end"), (POINTER, "frame")])
+    first, end, frame = f.arguments
+
+    def carry_out(row: Value) -> Value:
+        r = _Reader(f, row, frame)
+        size, function = r.word(1, "words"), r.word(0, "function", POINTER)
+        f.line(f"call void {function.text}({row}, {frame})")
+        return row.at(size, I64)
+
+    _while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), carry_out)
+
+
+def _while(f: Function, first: Value, more: Callable[[Value], Value], body: Callable[[Value], Value]) -> None:
+    """`v = first; while more(v): v = body(v)`."""
+    head, inside, done = (f.fresh(n) for n in ("while", "do", "done"))
+    before = f.block
+    f.jump(head)
+    f.start(head)
+    v = Value(f, first.dtype, f"%{f.fresh('at')}")
+    place = len(f.lines)
+    f.branch(more(v), inside, done)
+    f.start(inside)
+    new = body(v)
+    f.lines[place:place] = [f"  {v.text} = phi {v.type} [ {first.text}, %{before} ], [ {new.text}, %{f.block} ]"]
+    f.jump(head)
+    f.start(done)
+
+
+def _emit_loop(module: Module) -> None:
+    """Carry out the rows of a loop's body for each step.
+
+    After an index was out of range no more steps are begun in a loop of any number of steps. All threads have to agree
+    on this, since they wait for one another within a step. So each says before the barrier at the end of a step what
+    it has seen, and what is said is read after the barrier: in turns at one of two words, since a thread may be at the
+    end of the next step when another one reads.
+    """
+    f = Function(module, "run_loop", _ROW)
+    row, frame = f.arguments
+    r = _Reader(f, row, frame)
+    words, length = r.word(1, "words"), r.word(2, "length")
+    backwards, count = r.word(3, "backwards"), r.word(4, "moving")
+    table, status = r.held("table"), r.held("status")
+    any_number = length < 0
+    low = any_number.select(r.held("first"), 0)
+    high = any_number.select(r.held("last"), length)
+    body, end = row.at(count * 4 + 5, I64), row.at(words, I64)
+
+    def go(t: Value) -> Value:
+        at = (backwards != 0).select(length - 1 - t, t)
+
+        def move(k: Value) -> None:
+            start = k * 4 + 5
+            base = r.address(table, start + 1, "base")
+            moved = base.at(at * r.word(start + 3, "bytes"), _U8)
+            f.line(f"store {moved}, {frame.at(r.word(start, 'moves'), I64)}, align 8")
+
+        f.loop(0, count, 1, move, name="k")
+        f.invoke("run_rows", [body, end, frame])
+        said = status.at((t & 1) + 2, I64)
+
+        def agree() -> None:
+            f.when(f.load(status, I64) != 0, lambda: f.store(f.const(1, I64), said), "stop")
+            f.invoke("wait_for_all", [row, frame])
+
+        f.when(any_number, agree, "agree")
+        stopped = any_number & (f.load(said, I64) != 0)
+        return stopped.select(high, t + 1)
+
+    _while(f, low, lambda t: t < high, go)
+
+
+def _emit_barrier(module: Module) -> None:
+    """Wait until all threads are here: a counter that only grows; each waits for the next multiple of their number."""
+    f = Function(module, "wait_for_all", _ROW)
+    r = _Reader(f, *f.arguments)
+    counter, threads = r.held("barrier"), r.held("threads")
+    f.when(threads > 1, lambda: _spin(f, module, counter, threads), "several")
+
+
+def _spin(f: Function, module: Module, counter: Value, threads: Value) -> None:
+    arrived = f.op(f"atomicrmw add {counter}, i64 1 acq_rel", I64)
+    goal = (f.op(f"udiv {arrived}, {threads.text}", I64) + 1) * threads
+    spin, more, rest, done = (f.fresh(n) for n in ("spin", "more", "rest", "all_here"))
+    module.declare("sched_yield", "declare i32 @sched_yield()")
+    before = f.block
+    f.jump(spin)
+    f.start(spin)
+    tries = Value(f, I64, f"%{f.fresh('tries')}")
+    following = f"%{f.fresh('tries.next')}"
+    f.line(f"{tries.text} = phi i64 [ 0, %{before} ], [ {following}, %{more} ], [ {following}, %{rest} ]")
+    now = f.op(f"load atomic i64, {counter} acquire, align 8", I64)
+    f.branch(now >= goal, done, f"{more}.pause")
+    f.start(f"{more}.pause")
+    f.line(f"{following} = add i64 {tries.text}, 1")
+    triple = module.target.triple
+    if triple.startswith("x86_64"):
+        f.line("call void @llvm.x86.sse2.pause()")
+        module.declare("llvm.x86.sse2.pause", "declare void @llvm.x86.sse2.pause()")
+    elif triple.startswith(("aarch64", "arm64")):
+        f.line("call void @llvm.aarch64.hint(i32 1)")  # yield
+        module.declare("llvm.aarch64.hint", "declare void @llvm.aarch64.hint(i32)")
+    patient = f.op(f"icmp ugt i64 {following}, 20000", "i1")
+    f.branch(patient, rest, more)
+    f.start(more)
+    f.jump(spin)
+    f.start(rest)
+    f.line("call i32 @sched_yield()")
+    f.jump(spin)
+    f.start(done)

@@ -1,0 +1,125 @@
+"""The calls of a program as data: its code does not grow with them, and loops, threads and checks work from there."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import ops
+from backlit.errors import IndexingError
+from backlit.executors.native import Native
+from backlit.executors.native.artifact import Artifact
+from backlit.executors.native.code import Code
+from backlit.executors.native.convolution import prepared
+from backlit.executors.native.plan import plan, plan_loop
+from backlit.executors.native.program import Program
+from backlit.executors.native.script import Script
+from backlit.executors.native.target import known
+
+from . import programs
+
+
+def layers(count, width=24):
+    n = programs.Normal("float32")
+
+    def deep(ws, x):
+        for w, b in ws:
+            x = ops.tanh(x @ w + b)
+        return ops.sum(x)
+
+    return bl.trace(bl.value_and_grad(deep), [(n(width, width), n(width)) for _ in range(count)], n(10, width))
+
+
+def program(graph, shares):
+    return Program(plan(prepared(graph)), known("avx512"), shares)
+
+
+def run(graph, arguments, shares):
+    """What a graph gives in so many shares, on two threads if there are two."""
+    made = Artifact.of(plan(prepared(graph)), known("host"), shares)
+    code = Code(made, known("host"))
+    code.seconds = 1.0  # worth waking the other thread
+    results = [np.empty(o.type.shape, o.type.dtype) for o in graph.outputs]
+    code.run([*programs.leaves(arguments), *results], 0, 1)
+    return results
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+def test_more_equal_layers_are_more_rows_and_no_more_code(shares):
+    few, many, more = (program(layers(n), shares) for n in (10, 30, 50))
+    lines = [sum(len(f.lines) for f in p.module.functions) for p in (few, many, more) if p.text]
+    assert lines[0] == lines[1] == lines[2]
+    rows = [sum(row.size for row in Script(p).rows) for p in (few, many, more)]
+    assert rows[2] - rows[1] == rows[1] - rows[0] > 0
+
+
+def test_the_rows_say_what_they_compute():
+    text = program(layers(12), 2).text
+    rows = text[text.index("@rows = internal constant") :]
+    assert "= contract, add, tanh" in rows
+    assert "ptr @wait_for_all to i64" in rows
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3])
+def test_a_loop_within_a_loop_reads_the_rows_of_both(shares):
+    def function(xs, zs):
+        def outer(c, x):
+            d, ys = ops.scan(lambda d, z: (ops.tanh(d + z * x), d * x), c, zs)
+            return d, ys
+
+        return ops.scan(outer, xs[0] * 0.0, xs, reverse=True)
+
+    n = programs.Normal("float32")
+    arguments = n(4, 30), n(5, 30)
+    graph = bl.trace(function, *arguments)
+    wanted = bl.compile(function, executor="reference")(*arguments)
+    for a, b in zip(run(graph, arguments, shares), programs.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_small_program_has_a_loop_within_a_loop():
+    def function(xs, zs):
+        return ops.scan(lambda c, x: ops.scan(lambda d, z: (d + z * x, d * x), c, zs), xs[0] * 0.0, xs)
+
+    n = programs.Normal("float32")
+    arguments = n(4, 3), n(5, 3)
+    wanted = bl.compile(function, executor="reference")(*arguments)
+    got = Native().compile(bl.trace(function, *arguments))(*arguments)
+    for a, b in zip(got, programs.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_threads_stop_after_the_same_step_when_a_row_is_out_of_range():
+    """Whichever of them finds it, and however far the others are: none waits for one that has left the loop."""
+
+    def step(a, table, rows):
+        x = ops.take(table, rows, 0)
+        return a + ops.sum(ops.tanh(x @ ops.transpose(x)), 0)
+
+    n = programs.Normal("float32")
+    a, table = n(8), n(50, 4)
+    graph = bl.trace(step, a, table, np.zeros(8, np.int64))
+    made = Artifact.of(plan_loop(prepared(graph), 1, 1), known("host"), 2)
+    code = Code(made, known("host"))
+    code.seconds = 1.0
+    raised = []
+
+    def work():
+        random = np.random.default_rng(0)
+        for _ in range(500):
+            rows = random.integers(0, 50, (12, 8))
+            rows[random.integers(12), random.integers(8)] = 50
+            try:
+                code.run([table, rows, a.copy()], 0, 12)
+            except IndexingError as e:
+                raised.append(str(e))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert len(raised) == 500
+    assert set(raised) == {raised[0]}
+    assert "index 50 is out of range" in raised[0]
