@@ -32,6 +32,34 @@ def test_rows_are_not_cut(shape):
     assert kernel.space == shape[:1]
 
 
+@pytest.mark.parametrize(("shape", "size", "count"), [
+    ((64, 20, 20, 8), (3, 3, 8, 16), 16), ((33, 20, 20, 8), (3, 3, 8, 16), 11), ((8, 30, 30, 4), (5, 5, 4, 6), 8),
+])  # fmt: skip
+def test_the_gradient_by_few_rows_of_weights_is_taken_in_equal_parts(shape, size, count):
+    x, w = np.zeros(shape, np.float32), np.zeros(size, np.float32)
+    first, second = reductions(bl.grad(lambda w, x: ops.sum(ops.conv(x, w) ** 2)), w, x)[-2:]
+    assert first.space[0] == second.reduced[0] == count
+    assert first.space[1:] == second.space
+    assert count * first.steps == shape[0] * (shape[1] - size[0] + 1) * (shape[2] - size[1] + 1)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((33, 13, 17, 5), (3, 3, 5, 7)), ((1, 41, 43, 3), (5, 5, 3, 6)),
+                                         ((7, 500, 6), (3, 6, 9)), ((31, 11, 13, 17), (3, 5, 17, 33))])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parts_of_a_gradient_make_up_the_whole(shape, size, dtype):
+    normal = programs.Normal(dtype)
+    x, w = normal(*shape), normal(*size)
+
+    def f(w, x):
+        return ops.mean(ops.tanh(ops.conv(x, w)) ** 2)
+
+    exact = [a.astype("float64") for a in (w, x)]
+    (got,) = Native().compile(bl.trace(bl.grad(f), w, x))(w, x)
+    (wanted,) = Reference().compile(bl.trace(bl.grad(f), *exact))(*exact)
+    tolerance = 3e-5 if dtype == "float32" else 1e-11
+    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance * float(np.abs(wanted).max()))
+
+
 @pytest.mark.parametrize("shape", [(64, 17, 19, 3), (37, 40, 41, 5), (3000, 30), (131071,), (300, 20, 17)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_statistics_are_exact_to_rounding(shape, dtype):

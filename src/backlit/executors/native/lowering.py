@@ -71,7 +71,7 @@ class Lowering:
             made = self._nest(group)
             if made is None:
                 return self.before
-            return [*self.before, *(in_parts(made, self.scratch) if group.kind == "reduce" else [made])]
+            return [*self.before, *(in_parts(made, self.scratch) if group.roots else [made])]
         (root,) = group.roots
         found: list[Call | None] = getattr(self, f"_{root.op}")(root)
         return [c for c in found if c is not None]

@@ -4,13 +4,16 @@ Such a nest has no axis of the result worth sharing between threads, and goes th
 its result. Cut into parts, the longest step first, it becomes two nests: partial sums of so many rows that they stay in
 the cache while they are read, and the sum of the partial sums, with what follows it. How many parts there are depends
 on the sizes only, so the results have the same bits for any number of threads.
+
+The gradient of a convolution's weights is such a sum as well. It is cut where the first axis of the result, the few
+rows of a window, would leave threads with unequal shares, into few parts: each is as large as the weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from backlit.executors.native import index as ix
 from backlit.executors.native.index import Affine
@@ -19,40 +22,71 @@ from backlit.ir import Type
 
 _WORK = 1 << 15  # elements that are worth a kernel more
 _PART = 1 << 13  # elements of a part: a few arrays of them fit in the first-level cache
+_FEW = 16  # parts of a product at most,
+_SHORT = 256  # of so many steps at least, which take far longer than to store the sums and to add them up
+_ROOM = 1 << 20  # elements of all parts together: they stay in the caches
 
 
 def in_parts(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
     """The call, or the two calls that do the same."""
     nest = call.kernel
     assert isinstance(nest, Nest)
-    count = parts(nest)
-    if count < 2:
+    cut = parts(nest)
+    if cut is None:
         return [call]
     sums = [k for k, i in enumerate(nest.prologue) if i.op in COMBINERS]
-    shape = (count, *nest.space)
+    shape = (cut.count, *nest.space)
     places = [scratch(Type(nest.prologue[k].dtype, shape), f"{call.label} part") for k in sums]
-    return [_partial(call, nest, sums, places), _whole(call, nest, sums, places)]
+    return [_partial(call, nest, cut, sums, places), _whole(call, nest, sums, places)]
 
 
-def parts(nest: Nest) -> int:
-    """Into how many parts the sums of a nest are cut; 1: they are not."""
-    if not nest.reduced or nest.checks or nest.points * nest.steps < _WORK or nest.steps < 4 * nest.points:
-        return 1
+@dataclass(frozen=True)
+class Cut:
+    """`count` equal parts of a reduced axis."""
+
+    axis: int
+    count: int
+
+
+def parts(nest: Nest) -> Cut | None:
+    """Into which parts the sums of a nest are cut; None: they are not."""
+    if not nest.reduced or nest.checks or nest.points * nest.steps < _WORK:
+        return None
+    if [i.op for i in nest.prologue] == ["load", "load", "multiply", "sum"]:
+        return _of_product(nest)
+    if nest.steps < 4 * nest.points:
+        return None
     n = nest.reduced[0]
     wanted = nest.points * nest.steps / _PART
     choices = [d for d in range(4, min(n, 4096) + 1) if n % d == 0 and nest.steps // d >= 16]
-    return min(choices, key=lambda d: abs(math.log(d / wanted)), default=1)
+    return Cut(0, min(choices, key=lambda d: abs(math.log(d / wanted)))) if choices else None
 
 
-def _partial(call: Call, nest: Nest, sums: Sequence[int], places: Sequence[Buffer]) -> Call:
+def _of_product(nest: Nest) -> Cut | None:
+    """Of a product summed along several axes, as over the places of an image: so that threads have equal shares."""
+    if len(nest.reduced) < 2 or not nest.space:
+        return None
+    most = min(_FEW, nest.steps // _SHORT, _ROOM // nest.points)
+    choices = [Cut(a, d) for a, n in enumerate(nest.reduced) for d in range(2, min(n, most) + 1) if n % d == 0]
+    best = max(choices, key=lambda c: (_evenness(c.count), -c.axis, c.count), default=None)
+    return best if best is not None and _evenness(best.count) > _evenness(nest.space[0]) + 0.05 else None
+
+
+def _evenness(extent: int) -> float:
+    """How much of the threads' time is used when 2, 4 or 8 of them share so many equal pieces: the mean."""
+    return sum(extent / (t * -(-extent // t)) for t in (2, 4, 8)) / 3
+
+
+def _partial(call: Call, nest: Nest, cut: Cut, sums: Sequence[int], places: Sequence[Buffer]) -> Call:
     """The sums of each part, which are stored."""
-    count, outer = places[0].type.shape[0], len(nest.space)
-    length = nest.reduced[0] // count
-    reduced = (length, *nest.reduced[1:]) if length > 1 else nest.reduced[1:]
+    outer, axis = len(nest.space), cut.axis
+    length = nest.reduced[axis] // cut.count
+    reduced = (*nest.reduced[:axis], *([length] if length > 1 else []), *nest.reduced[axis + 1 :])
 
     def moved(place: Affine) -> Affine:
-        step, rest = place.strides[outer], place.strides[outer + 1 :]
-        return Affine(place.offset, (step * length, *place.strides[:outer], *((step, *rest) if length > 1 else rest)))
+        own, inner = place.strides[:outer], place.strides[outer:]
+        step, kept = inner[axis], ([inner[axis]] if length > 1 else [])
+        return Affine(place.offset, (step * length, *own, *inner[:axis], *kept, *inner[axis + 1 :]))
 
     code = [replace(i, place=moved(i.place)) if i.place is not None else i for i in nest.prologue]
     used = sorted({i.argument for i in code if i.argument >= 0})
@@ -63,7 +97,7 @@ def _partial(call: Call, nest: Nest, sums: Sequence[int], places: Sequence[Buffe
         for j, k in enumerate(sums)
     )
     dtypes = (*(nest.arguments[a] for a in used), *(b.type.dtype for b in places))
-    kernel = Nest((count, *nest.space), reduced, tuple(code), stores, dtypes)
+    kernel = Nest((cut.count, *nest.space), reduced, tuple(code), stores, dtypes)
     arguments = (*(call.arguments[a] for a in used), *((b, 0) for b in places))
     writes = [used.index(a) for a in call.writes if a in used and _stored_by(code, used.index(a))]
     writes += range(len(used), len(used) + len(places))
