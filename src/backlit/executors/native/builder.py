@@ -159,6 +159,10 @@ class Function:
     def _align(self, align: int) -> list[Value]:
         return [self.const(align, I32)]
 
+    def prefetch(self, pointer: Value) -> None:
+        """Ask for the line at a place, whatever is there, into the second-level cache."""
+        self.call("prefetch", None, 1, [pointer, *(self.const(n, I32) for n in (0, 2, 1))], suffix="p0")
+
     def copy(self, target: Value, source: Value, count: int) -> None:
         """So many bytes from one place to another."""
         arguments = [target, source, self.const(count, I64), self.const(False, BOOL)]

@@ -30,6 +30,8 @@ _DEPTH = 40  # of inlined expressions: keeps recursion and kernels small
 _MEMBERS = 48
 _CHEAP = {"add", "subtract", "multiply", "negative", "divide"}
 _AGAIN = 5  # as many of them in a row are done again
+_LARGE = 1 << 15  # numbers in the result of a product that is worth code of its own for what is done with them
+_WIDE = 16  # rows and columns that it has then at least
 
 
 def squeezed(node: Node) -> tuple[int, ...]:
@@ -242,13 +244,15 @@ class Fusion:
     # --- improving
 
     def _part_updates(self) -> None:
-        """An optimiser's update leaves the product that made its gradient, and becomes a sweep of its own.
+        """An optimiser's update leaves the sum that made its gradient, and becomes a sweep of its own.
 
-        It reads and writes several arrays for each sum, so it gains nothing in the tiles of a product, whose code it
-        would make many times longer.
+        Only the product of two large matrices keeps it: the gradient is then never stored, and what the update reads
+        comes from memory while the product is busy with arithmetic.
         """
         for group in list(self.groups):
-            if group.kind in ("contract", "reduce") and sum(m in self.outputs for m in group.members) >= 2:
+            if group.kind not in ("contract", "reduce") or sum(m in self.outputs for m in group.members) < 2:
+                continue
+            if not _is_large_product(group):
                 sweep = Group(group.space, group.members)
                 group.members = []
                 self.groups.insert(self.groups.index(group) + 1, sweep)
@@ -360,3 +364,11 @@ class Fusion:
                     if home is not group or (leaf in home.inner and node in home.members):
                         stored.add(leaf)
         return stored
+
+
+def _is_large_product(group: Group) -> bool:
+    """Whether the group is a plain product of two matrices with a large result."""
+    (root,) = group.roots
+    if root.op != "contract" or len(group.space) != 2 or root.type.ndim != 2:
+        return False
+    return all(i.type.ndim == 2 for i in root.inputs) and root.type.size >= _LARGE and min(group.space) >= _WIDE

@@ -8,6 +8,7 @@ epilogue runs on the tile while it is in registers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
@@ -17,7 +18,17 @@ from backlit.executors.native.tiling import Tiling, pieces, split_axis
 from backlit.executors.native.value import Value
 
 _BUSY = 12  # multiply-adds that fill a step: a smaller tile takes several steps a round
-_LONG = 8  # an epilogue of more instructions is a loop over the rows of the tile, kept on the stack
+_LONG = 8  # an epilogue of more instructions is a loop over the vectors of the tile, kept on the stack
+_LINE = 64  # bytes of a line of the caches
+_NEAR = 512 * 1024  # bytes that are in a core's caches anyway
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Memory that is asked for while a tile is summed, so that it is near when it is needed: `fetch(i)`, i < count."""
+
+    count: int
+    fetch: Callable[[Value], None]
 
 
 class ProductWriter(NestWriter):
@@ -34,6 +45,9 @@ class ProductWriter(NestWriter):
         self.last_part = True
         self.steps = self.extents[-1]  # of the innermost loop
         self.low: Value = f.index(0)  # the first row of this share
+        self.next_panel: Value | None = None  # where the next block of b lies
+        self.ahead: list[Ahead] = []
+        self.read = self._read_by_epilogue()
         self.stride_b = nest.prologue[cut.b].at.strides[-1]  # from one step's row of b to the next
         if cut.part:
             width = cut.vectors * cut.lanes
@@ -45,6 +59,8 @@ class ProductWriter(NestWriter):
         self.tail_mask = f.constants([i < tail for i in range(cut.lanes)], BOOL) if tail else None
 
     def _level(self, depth: int, here: Point) -> None:
+        if depth == 0:
+            self._evaluate(here, 0, prologue_too=True)  # numbers that the epilogue divides by, ...
         if depth == len(self.cut.loops):
             if self.cut.outside:
                 self._in_parts(here)
@@ -113,11 +129,15 @@ class ProductWriter(NestWriter):
             self._rows(here, vectors, partial)
             return
 
+        step, width = self.everything[self.cut.b].at.strides[axis], vectors * self.cut.lanes
+        source = here.pointers[self.cut.b]
+
         def part(start: Value, length: int, first: Value | None, last: bool) -> None:
             at = self._enter(here, axis, start)
             self._pack(at, length, vectors, partial)
+            self.next_panel = source.at(width if last else (start + length) * step, self.dtype)
             at.pointers[self.cut.b] = self.panel
-            self.steps, self.stride_b = length, vectors * self.cut.lanes
+            self.steps, self.stride_b = length, width
             self.first_part, self.last_part = first, last
             self._rows(at, vectors, partial)
 
@@ -151,15 +171,60 @@ class ProductWriter(NestWriter):
 
     def _row_blocks(self, here: Point, low: Value, length: int, vectors: int, partial: bool) -> None:
         self.low = low
-        start = 0
-        for count, rows in pieces(length, self.cut.rows):
-            first = start
+        start, tiles = 0, 0
+        made = pieces(length, self.cut.rows)
+        for count, rows in made:
 
-            def block(i: Value, rows: int = rows, first: int = first) -> None:
-                self._tile(self._enter(here, self.cut.cut, low + (i * rows + first)), rows, vectors, partial)
+            def block(i: Value, rows: int = rows, first: int = start, before: int = tiles) -> None:
+                at = self._enter(here, self.cut.cut, low + (i * rows + first))
+                self.ahead = [
+                    *self._panel_ahead(before + i, sum(n for n, _ in made), vectors),
+                    *self._ahead(at, rows, vectors),
+                ]
+                self._tile(at, rows, vectors, partial)
 
             self.f.loop(0, count, 1, block, name="row")
-            start += count * rows
+            start, tiles = start + count * rows, tiles + count
+
+    # --- what is asked for ahead
+
+    def _panel_ahead(self, tile: Value, tiles: int, vectors: int) -> list[Ahead]:
+        """This tile's share of the rows of the next block of b."""
+        if self.next_panel is None:
+            return []
+        source, step = self.next_panel, self.everything[self.cut.b].at.strides[self.inner_start]
+        count = -(-self.steps // tiles)
+        first = tile * count
+        return [Ahead(count, lambda i: self._fetch(source.at((first + i) * step, self.dtype), vectors))]
+
+    def _read_by_epilogue(self) -> list[int]:
+        """The loads of the epilogue from matrices as large as the result, if those are not in the caches."""
+        cut, first = self.cut, len(self.nest.prologue)
+        if cut.cut < 0 or cut.whole:
+            return []
+        found = []
+        for k, i in enumerate(self.nest.epilogue):
+            if i.op == "load" and i.at.strides[cut.columns] == 1 and i.at.strides[cut.cut]:
+                found.append(first + k)
+        return found if len(found) * self.nest.points * self.dtype.itemsize > _NEAR else []
+
+    def _ahead(self, here: Point, rows: int, vectors: int) -> list[Ahead]:
+        """What the epilogue reads for this tile, row by row."""
+        if not self.read or len(self.extents) - self.inner_start > 1:
+            return []
+
+        def fetch(r: Value) -> None:
+            for k in self.read:
+                step = self.everything[k].at.strides[self.cut.cut]
+                self._fetch(here.pointers[k].at(r * step, self.dtype), vectors)
+
+        return [Ahead(rows, fetch)]
+
+    def _fetch(self, pointer: Value, vectors: int) -> None:
+        for n in range(0, vectors * self.cut.lanes, _LINE // self.dtype.itemsize):
+            self.f.prefetch(pointer.at(n, self.dtype))
+
+    # --- one tile
 
     def _places_of_rows(self, rows: int) -> list[tuple[int, ...]]:
         """For each row of a tile its counters along `cut` and `whole`, from the tile's first."""
@@ -188,8 +253,8 @@ class ProductWriter(NestWriter):
                 f.store(total, self._sum_so_far(here, k, vectors))
             return
         work = [i for i in self.nest.epilogue if i.op not in ("number",)]
-        if len(work) > _LONG and len(places) > 1 and not self.cut.whole:
-            self._looped_epilogue(here, places, vectors, partial, sums)
+        if len(work) > _LONG and len(sums) > 1 and self.cut.cut >= 0 and not self.cut.whole:
+            self._looped_epilogue(here, rows, vectors, partial, sums)
             return
         shared: dict[int, dict[int, Value]] = {}
         for r, counters in enumerate(places):
@@ -229,24 +294,29 @@ class ProductWriter(NestWriter):
         moves = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
         return i.op == "load" and i.place is not None and not any(i.place.strides[a] for a in moves)
 
-    def _looped_epilogue(
-        self, here: Point, places: Sequence[tuple[int, ...]], vectors: int, partial: bool, sums: Sequence[Value]
-    ) -> None:
-        f, lanes = self.f, self.cut.lanes
+    def _looped_epilogue(self, here: Point, rows: int, vectors: int, partial: bool, sums: Sequence[Value]) -> None:
+        f, lanes, cut = self.f, self.cut.lanes, self.cut
         tile = f.slot(self.dtype, len(sums) * lanes, "tile")
         for n, s in enumerate(sums):
             f.store(s, tile.at(n * lanes, self.dtype))
+        low, left = here.counters[cut.cut], here.counters[cut.columns]
 
-        def one(r: Value) -> None:
-            low = here.counters[self.cut.cut]
-            row = self._enter(here, self.cut.cut, r)
-            row.counters[self.cut.cut] = low + r
-            for v in range(vectors):
-                point = self._point(row, (0,) * len(places[0]), v, partial and v == vectors - 1)
-                point.values[self.total] = f.load(tile.at((r * vectors + v) * lanes, self.dtype), self.dtype, lanes)
-                self._evaluate_epilogue(point)
+        def one(row: Point, r: Value, v: Value, masked: bool) -> None:
+            at = self._enter(row, cut.columns, v * lanes)
+            at.counters[cut.columns] = left + v * lanes
+            point = self._point(at, (0,), 0, masked)
+            point.values[self.total] = f.load(tile.at((r * vectors + v) * lanes, self.dtype), self.dtype, lanes)
+            self._evaluate_epilogue(point)
 
-        f.loop(0, len(places), 1, one, name="tile_row")
+        def line(r: Value) -> None:
+            row = self._enter(here, cut.cut, r)
+            row.counters[cut.cut] = low + r
+            whole = vectors - partial
+            f.loop(0, whole, 1, lambda v: one(row, r, v, False), name="tile_vector")
+            if partial:
+                one(row, r, f.index(whole), True)
+
+        f.loop(0, rows, 1, line, name="tile_row")
 
     def _point(self, here: Point, counters: Sequence[int], vector: int, masked: bool) -> Point:
         """The place of one vector of one row of the tile."""
@@ -300,9 +370,28 @@ class ProductWriter(NestWriter):
                 now = self._step(point, u, axis, places, vectors, partial, now)
             return now
 
-        if whole:
-            sums = self.f.loop(0, whole, unroll, steps, sums, f"k{axis}")
+        done = 0
+        for ahead in self.ahead:
+            sums, done = self._sum_and_fetch(ahead, steps, done, whole // len(self.ahead), unroll, sums, f"k{axis}")
+        if done < whole:
+            sums = self.f.loop(done, whole, unroll, steps, sums, f"k{axis}")
         return steps(self.f.index(whole), *sums, count=n % unroll) if n % unroll else sums
+
+    def _sum_and_fetch(
+        self, ahead: Ahead, steps: Callable[..., list[Value]], done: int, room: int, unroll: int, sums: list[Value],
+        name: str,
+    ) -> tuple[list[Value], int]:  # fmt: skip
+        """About `room` steps from `done` on, with what is asked for ahead spread evenly over them; none if too few."""
+        size = room // ahead.count // unroll * unroll
+        if not size:
+            return sums, done
+
+        def some(i: Value, *s: Value) -> list[Value]:
+            ahead.fetch(i)
+            low = i * size + done
+            return self.f.loop(low, low + size, unroll, steps, list(s), name)
+
+        return self.f.loop(0, ahead.count, 1, some, sums, "ahead"), done + size * ahead.count
 
     def _step(
         self, point: Point, u: int, axis: int, places: Sequence[tuple[int, ...]], vectors: int, partial: bool,
