@@ -95,7 +95,8 @@ BINARY = {
 def matmul(x, y):
     """x @ y^T where the last axes fit, else the outer product of sums."""
     x, y = (v if v.ndim else ops.reshape(v, (1,)) for v in (x, y))
-    if x.shape[-1] == y.shape[-1]:
+    leading = np.ones(x.shape[:-2]), np.ones(y.shape[:-2])
+    if x.shape[-1] == y.shape[-1] and broadcasts(*leading):
         return squash(x) @ (y.mT if y.ndim > 1 else y)
     return ops.outer(ops.sum(x, tuple(range(1, x.ndim))), ops.tanh(ops.sum(y, tuple(range(1, y.ndim)))))
 

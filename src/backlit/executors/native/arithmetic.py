@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.native import functions
-from backlit.executors.native.names import BOOL, F32, I64
+from backlit.executors.native.names import BOOL, F32, F64, I32, I64
 from backlit.executors.native.value import Value
 
 _F16 = np.dtype(np.float16)
@@ -174,6 +174,8 @@ class NativeScalars:
                 return x.f.const(np.asarray(x.const, x.dtype).astype(to).item(), to, x.lanes)
         if to == BOOL:
             return x != 0
+        if to == _F16 and x.dtype == F64:
+            return _rounded_to_odd(x).convert("fptrunc", to)
         if kind == "f" and to.kind == "f":
             return x.convert("fptrunc" if to.itemsize < x.dtype.itemsize else "fpext", to)
         if kind == "f":
@@ -187,6 +189,20 @@ class NativeScalars:
         if x.dtype != BOOL and to.itemsize < x.dtype.itemsize:
             return x.convert("trunc", to)
         return x.convert("sext" if kind == "i" else "zext", to)
+
+
+def _rounded_to_odd(x: Value) -> Value:
+    """float64 as float32, cut off, the last bit set if anything is lost: rounded once more, it is rounded correctly.
+
+    Processors round to float16 from float32 only, and rounding twice may turn a number that lies just beside the middle
+    of two the wrong way. (Boldo and Melquiond 2008.)
+    """
+    near = x.convert("fptrunc", F32)
+    back = near.convert("fpext", F64)
+    beyond = functions.absolute(back) > functions.absolute(x)
+    bits = near.bitcast(I32)
+    odd = (beyond.select(bits - 1, bits) | 1).bitcast(F32)
+    return ((back == x) | (x != x)).select(near, odd)
 
 
 SCALARS = NativeScalars()

@@ -133,6 +133,8 @@ class Body:
         return self._computed(node, index)
 
     def _computed(self, node: Node, index: Index) -> int:
+        if node.type.size == 0:  # there is no element: nobody ever reads it
+            return self.emit(Instruction("number", (), node.type.dtype, (0,)))
         if node.op == "iota":
             return self.emit(Instruction("index", (), node.type.dtype, place=index[0]))
         if node.op == "reshape":

@@ -96,6 +96,10 @@ class Function:
         each = ", ".join(f"{element(dtype)} {literal(n, dtype)}" for n in numbers)
         return Value(self, dtype, f"<{each}>", len(numbers))
 
+    def first(self, lanes: int, count: int = 1) -> Value:
+        """A mask of so many lanes, of which the first `count` are switched on."""
+        return self.constants([i < count for i in range(lanes)], BOOL)
+
     def slot(self, dtype: np.dtype[Any], count: int, hint: str) -> Value:
         """Memory on the stack for `count` elements."""
         name = f"%{self.fresh(hint)}"
@@ -124,6 +128,8 @@ class Function:
         align = value.dtype.itemsize
         if value.dtype == BOOL:
             value = value.convert("zext", np.dtype(np.uint8))
+        if mask is not None and value.lanes > 1 and mask.text == self.first(value.lanes).text:
+            value = value.lane(0)  # LLVM 22 writes past a truncated number whose lane is the only one that is on
         if mask is None or value.lanes == 1:
             self.line(f"store {value}, {pointer}, align {align}")
         else:

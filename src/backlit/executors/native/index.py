@@ -71,7 +71,7 @@ def unflat(place: Affine, shape: Sequence[int], extents: Sequence[int]) -> Index
     """The index whose place in row-major order this is; None where it is not affine."""
     found = []
     for n in reversed(shape):
-        if n == 1:
+        if n <= 1:  # in an array without elements any index will do
             found.append(zero(len(extents)))
             continue
         inner = Affine(place.offset % n, tuple(s if s % n else 0 for s in place.strides))
