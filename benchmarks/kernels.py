@@ -1,18 +1,20 @@
-"""Where the time of a step goes: each kernel of backlit's plan timed alone, beside the whole step.
+"""Where the time of a step goes: each kernel of backlit's plan within the running step, by the processor's clock.
 
     python -m benchmarks.kernels "mnist 784-512" [--threads 1]
 
-A kernel is run many times in a row on the memory of a real epoch, with as many threads as the step has, so its time is
-that of warm caches and no waiting; what the kernels leave of the whole step is barriers and cold memory. GFLOP/s and
-GB/s are the plan's own counts over the measured time: the worst row is what to work on.
+The program that carries out the calls reads the clock before and after each, so a kernel is timed on the data and with
+the caches of a real epoch, and on the thread that took longest over its share. Waiting is a line of its own. GFLOP/s
+and GB/s are the plan's own counts over the measured time: the worst row is what to work on. A small program, which is
+one function otherwise, is timed as a list of calls as well; calls of far less than a microsecond cost more to time
+than to do.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,21 +22,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backlit.executors.native.threads import Choice
 from benchmarks import givens
 from benchmarks.with_backlit import network
 from benchmarks.workloads import WORKLOADS, Workload
 
-_ROUNDS = 5
+_THREADS = 8  # that have room for their times
 
 
-def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, float]]]:
-    """Seconds of a whole step, and for each call or loop of its plan its seconds alone."""
+def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, int, float]], float]:
+    """Seconds of a step; for each call of its plan how often it runs and its seconds in all; seconds of waiting."""
     import backlit as bl
-    from backlit.executors.native import memory
     from backlit.executors.native.artifact import Artifact
     from backlit.executors.native.code import Code
     from backlit.executors.native.executor import Native
-    from backlit.executors.native.kernels import Loop
     from backlit.executors.native.target import known
     from backlit.pytree import flatten
     from backlit.train.feeding import ROLES, Stretch
@@ -53,16 +54,104 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     lengths = [len(d) for d in data]
     code, plan = step.run.code(lengths), step.run.plan(lengths)  # type: ignore[attr-defined]
     arrays = [*data, np.ascontiguousarray(epoch.rows, np.int64), *carried, *watched]
-    whole = _fastest(lambda: code.run(arrays, 0, steps), steps, seconds)
-    (loop,) = plan.steps
-    memory.place([loop])
-    found = []
-    for call in [*loop.start, *loop.calls, *loop.moves]:
-        alone = replace(plan, steps=[Loop(None, False, [call], [], [], (), "alone", loop.rows)])
-        one = Code(Artifact.of(alone, known("host"), code.shares), known("host"))
-        one.seconds = code.seconds  # as many threads as the whole has
-        found.append((call, _fastest(lambda one=one: one.run(arrays, 0, steps), steps, seconds)))  # type: ignore[misc]
-    return whole, found
+    with _Clocks() as clocks:
+        timed = Code(Artifact.of(plan, known("host"), code.shares), known("host"))
+    taken, ticks = {code: math.inf, timed: math.inf}, clocks.ticks.copy()
+    for one in taken:
+        if one._choice is not None:
+            one.seconds, one._choice = code.seconds, _All(code.shares)
+        until = time.perf_counter() + seconds
+        while taken[one] == math.inf or time.perf_counter() < until:
+            clocks.ticks[:] = 0
+            start = time.perf_counter()
+            one.run(arrays, 0, steps)
+            now = (time.perf_counter() - start) / steps
+            if now < taken[one]:
+                taken[one], ticks = now, clocks.ticks.copy()
+    per_tick = taken[timed] / ticks[0, 0]  # the first row is the loop over all steps
+    found, waits = [], 0.0
+    calls = iter(_calls(plan.steps))
+    for at, function in clocks.script:
+        if function == "wait_for_all":
+            waits += float(ticks[:, at].sum()) * per_tick
+        elif function != "run_loop":
+            found.append((*next(calls), float(ticks[:, at].max()) * per_tick))
+    return taken[code], found, waits
+
+
+def _calls(steps: Sequence[Any], times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Each call, and how often it runs in a step."""
+    from backlit.executors.native.kernels import Loop
+
+    for step in steps:
+        if isinstance(step, Loop):
+            yield from _calls(step.start, times)
+            yield from _calls([*step.calls, *step.moves], times * (step.length or 1))
+        else:
+            yield step, times
+
+
+class _All(Choice):
+    """Always all threads, so that times of several runs can be compared."""
+
+    def next(self) -> int:
+        return max(self._times)
+
+
+class _Clocks:
+    """While entered, programs are made that count the clock's ticks: `ticks[thread, place of the row in words]`."""
+
+    def __init__(self) -> None:
+        self.ticks = np.zeros((_THREADS, 1 << 16), np.int64)
+        self.script: list[tuple[int, str]] = []  # place and function of each row
+
+    def __enter__(self) -> _Clocks:
+        from backlit.executors.native import program, script
+
+        self._old = script._emit_rows, program.is_small, script.Script.emit
+        emit = script.Script.emit
+
+        def noted(rows: Any, f: Any) -> None:
+            at = 0
+            for row in (r for top in rows.rows for r in top.all()):
+                self.script.append((at, row.function))
+                at += row.size - sum(r.size for r in row.body)
+            emit(rows, f)
+
+        script._emit_rows = self._timed
+        program.is_small = lambda plan: False
+        script.Script.emit = noted  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from backlit.executors.native import program, script
+
+        script._emit_rows, program.is_small, script.Script.emit = self._old  # type: ignore[method-assign]
+
+    def _timed(self, module: Any) -> None:
+        """As `script._emit_rows`, with a look at the clock before and after each row."""
+        from backlit.executors.native import script
+        from backlit.executors.native.builder import Function
+        from backlit.executors.native.names import I64, POINTER
+
+        module.declare("llvm.readcyclecounter", "declare i64 @llvm.readcyclecounter()")
+        f = Function(module, "run_rows", [(POINTER, "first"), (POINTER, "end"), (POINTER, "frame")])
+        first, end, frame = f.arguments
+        share = script._Reader(f, first, frame).held("low")
+
+        def carry_out(row: Any) -> Any:
+            r = script._Reader(f, row, frame)
+            size, function = r.word(1, "words"), r.word(0, "function", POINTER)
+            before = f.op("call i64 @llvm.readcyclecounter()", I64)
+            f.line(f"call void {function.text}({row}, {frame})")
+            taken = f.op("call i64 @llvm.readcyclecounter()", I64) - before
+            at = f.op(f"ptrtoint {row} to i64", I64) - f.op("ptrtoint ptr @rows to i64", I64)
+            slot = share * self.ticks.strides[0] + at + self.ticks.ctypes.data
+            slot = slot.convert("inttoptr", POINTER)
+            f.store(f.load(slot, I64) + taken, slot)
+            return row.at(size, I64)
+
+        script._while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), carry_out)
 
 
 def _optimizer(workload: Workload) -> Any:
@@ -71,46 +160,41 @@ def _optimizer(workload: Workload) -> Any:
     return {"sgd": optim.SGD, "adam": optim.Adam}[workload.optimizer](workload.learning_rate)
 
 
-def _fastest(run: Callable[[], None], steps: int, seconds: float) -> float:
-    best, until = float("inf"), time.perf_counter() + seconds
-    for _ in range(_ROUNDS):
-        run()
-    while best == float("inf") or time.perf_counter() < until:
-        start = time.perf_counter()
-        run()
-        best = min(best, (time.perf_counter() - start) / steps)
-    return best
-
-
 def main(
     workload: Annotated[str, typer.Argument(help="A workload whose name contains this.")],
     threads: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 0,
-    seconds: Annotated[float, typer.Option(min=0.0, help="For each kernel.")] = 0.1,
+    seconds: Annotated[float, typer.Option(min=0.0, help="For the step, and again with the clock.")] = 2.0,
+    equal: Annotated[bool, typer.Option(help="Equal kernels in one line, the costliest first.")] = False,
 ) -> None:
-    """Time each kernel of a workload's training step alone."""
+    """Time each kernel of a workload's training step."""
     if threads:
         os.environ["BACKLIT_THREADS"] = str(threads)
     chosen = [w for name, w in WORKLOADS.items() if workload in name]
     if not chosen:
         raise typer.BadParameter(f"no workload's name contains {workload!r}: there are {'; '.join(WORKLOADS)}")
-    from backlit.executors.native.kernels import Call
-    from backlit.executors.native.plan import total, traffic
+    from backlit.executors.native.plan import traffic
     from backlit.executors.native.table import describe
     from backlit.executors.native.target import host
 
     for one in chosen:
-        whole, rows = profile(one, seconds)
+        whole, rows, waits = profile(one, seconds)
         table = Table("computes", "kind", "loops", "us", "of the step", "GFLOP/s", "GB/s", title=one.title)
-        for call, taken in rows:
-            kind, loops = describe(call, host()) if isinstance(call, Call) else ("loop", f"{call.length} steps")
-            flops, moved = total([call], lambda c: getattr(c.kernel, "flops", 0)), total([call], traffic)
-            share = f"{100 * taken / whole:.0f}%"
+        alike: dict[Any, list[tuple[Any, int, float]]] = {}
+        for call, times, taken in rows:
+            alike.setdefault(call.kernel if equal else call, []).append((call, times, taken))
+        for found in sorted(alike.values(), key=lambda found: -sum(t for *_, t in found)) if equal else alike.values():
+            call, taken = found[0][0], sum(t for *_, t in found)
+            kind, loops = describe(call, host())
+            flops = sum(times * getattr(c.kernel, "flops", 0) for c, times, _ in found)
+            moved = sum(times * traffic(c) for c, times, _ in found)
+            label = f"{len(found)} x {call.label}" if equal else call.label
             table.add_row(
-                call.label, kind, loops.replace("[", "\\["), f"{taken * 1e6:.2f}", share,
+                label, kind, loops.replace("[", "\\["), f"{taken * 1e6:.2f}", f"{100 * taken / whole:.0f}%",
                 f"{flops / taken / 1e9:.1f}", f"{moved / taken / 1e9:.1f}",
             )  # fmt: skip
-        total = sum(t for _, t in rows)
-        table.add_row("all kernels alone", "", "", f"{total * 1e6:.2f}", f"{100 * total / whole:.0f}%", "", "")
+        total = sum(t for *_, t in rows)
+        table.add_row("all kernels", "", "", f"{total * 1e6:.2f}", f"{100 * total / whole:.0f}%", "", "")
+        table.add_row("waiting, of all threads", "", "", f"{waits * 1e6:.2f}", f"{100 * waits / whole:.0f}%", "", "")
         table.add_row("the step", "", "", f"{whole * 1e6:.2f}", "", "", "")
         Console(width=None if Console().is_terminal else 140).print(table)
 
