@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from backlit.executors.native.kernels import Buffer, Call, Loop
 from backlit.executors.native.storage import ALIGNMENT
 
@@ -17,18 +19,20 @@ from backlit.executors.native.storage import ALIGNMENT
 def place(program: Sequence[Any]) -> int:
     """Give every arena buffer of a program its offset; the size of the arena in bytes."""
     spans = _spans(program)
-    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
     size = 0
-    for buffer, (first, last) in sorted(spans.items(), key=lambda item: (-item[0].bytes, item[1])):
-        busy = sorted((o, e) for o, e, begin, finish in placed if begin <= last and first <= finish)
-        offset = 0
-        for start, end in busy:
-            if offset + buffer.bytes <= start:
-                break
-            offset = max(offset, end)
-        buffer.offset = offset
-        end = offset + -(-max(buffer.bytes, 1) // ALIGNMENT) * ALIGNMENT
-        placed.append((offset, end, first, last))
+    placed = np.empty((4, len(spans)), np.int64)  # in order of their offsets: offset, end, first and last use
+    order = sorted(((b.bytes, span, b) for b, span in spans.items()), key=lambda item: (-item[0], item[1]))
+    for count, (wanted, (first, last), buffer) in enumerate(order):
+        starts, ends, begin, finish = placed[:, :count]
+        busy = np.flatnonzero((begin <= last) & (finish >= first))
+        floors = np.concatenate([[0], np.maximum.accumulate(ends[busy])])  # below each gap, the last one without end
+        fits = starts[busy] - floors[:-1] >= wanted
+        gap = int(fits.argmax()) if fits.any() else len(busy)
+        buffer.offset = offset = int(floors[gap])
+        end = offset + -(-max(wanted, 1) // ALIGNMENT) * ALIGNMENT
+        at = int(starts.searchsorted(offset))
+        placed[:, at + 1 : count + 1] = placed[:, at:count]
+        placed[:, at] = offset, end, first, last
         size = max(size, end)
     return size
 
