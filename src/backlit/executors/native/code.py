@@ -91,7 +91,7 @@ def compiled(graph: Graph, target: Target, make: Callable[[], Plan], *how: objec
 
     `make` makes the plan; `how` is all that it depends on besides the graph and the target.
     """
-    key = digest(graph, target, PROCESSORS, *how)
+    key = digest(graph, target, PROCESSORS, *how) if cache.folder() is not None else None
     found = cache.read(key) if key is not None else None
     if found is not None:
         return Code(Artifact.unpack(found, graph), target)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -61,6 +62,15 @@ class Nest:
     prologue: tuple[Instruction, ...]
     epilogue: tuple[Instruction, ...]
     arguments: tuple[Dtype, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = self.space, self.reduced, self.prologue, self.epilogue, self.arguments
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        """Worked out once: nests are keys everywhere, and long."""
+        return self._hash
 
     @property
     def points(self) -> int:
@@ -78,8 +88,13 @@ class Nest:
 
     @property
     def flops(self) -> int:
-        inner = sum(_cost(i) for i in self.prologue)
-        return self.points * (inner * math.prod(self.reduced) + sum(_cost(i) for i in self.epilogue))
+        return _flops(self)
+
+
+@lru_cache(maxsize=4096)
+def _flops(nest: Nest) -> int:
+    inner = sum(_cost(i) for i in nest.prologue)
+    return nest.points * (inner * nest.steps + sum(_cost(i) for i in nest.epilogue))
 
 
 def _cost(i: Instruction) -> int:

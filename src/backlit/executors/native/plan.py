@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,12 @@ class Plan:
     taken: dict[int, int]  # results that lie in the memory of an input: their numbers
     text: str = ""  # as a table
 
+    def __post_init__(self) -> None:
+        """Of equal kernels one is kept, so that they are quickly compared from here on."""
+        kept: dict[Any, Any] = {}
+        for call in self.calls():
+            call.kernel = kept.setdefault(call.kernel, call.kernel)
+
     def __str__(self) -> str:
         return self.text
 
@@ -45,11 +52,11 @@ class Plan:
         """All calls, those of loops once."""
         return list(_calls(self.steps))
 
-    @property
+    @cached_property
     def flops(self) -> int:
         return total(self.steps, lambda c: getattr(c.kernel, "flops", 0))
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes that the kernels read and write."""
         return total(self.steps, traffic)
@@ -82,18 +89,22 @@ def total(steps: Sequence[Any], cost: Callable[[Call], int]) -> int:
 def traffic(call: Call) -> int:
     """Bytes that a call reads and writes, each element of an argument counted once."""
     kernel, total = call.kernel, 0
+    reach = _reach(kernel) if isinstance(kernel, Nest) else None
     for k, (buffer, _) in enumerate(call.arguments):
-        touched = buffer.type.size
-        if isinstance(kernel, Nest):
-            extents = kernel.space + kernel.reduced
-            reach = [
-                math.prod(n for n, s in zip(extents, i.place.strides, strict=True) if s)
-                for i in kernel.prologue + kernel.epilogue
-                if i.argument == k and i.place is not None
-            ]
-            touched = min(touched, max(reach, default=0))
-        total += touched * buffer.type.dtype.itemsize
+        size = buffer.type.size
+        total += (size if reach is None else min(size, reach[k])) * buffer.type.dtype.itemsize
     return total
+
+
+@lru_cache(maxsize=4096)
+def _reach(nest: Nest) -> list[int]:
+    """How many elements of each argument a nest may touch."""
+    extents, found = nest.space + nest.reduced, [0] * len(nest.arguments)
+    for i in nest.prologue + nest.epilogue:
+        if i.argument >= 0 and i.place is not None:
+            points = math.prod(n for n, s in zip(extents, i.place.strides, strict=True) if s)
+            found[i.argument] = max(found[i.argument], points)
+    return found
 
 
 class Planner:

@@ -44,9 +44,12 @@ class Program:
         self.checks: list[tuple[Any, int, int]] = []
         self.lengths: dict[Any, list[int]] = {}  # of the ranges that a kernel is called for
         self._kernels: dict[Call, Any] = {}  # what stands for the kernel of a call among the functions
+        shared: dict[Any, Any] = {}
         for call in plan.calls():
             kernel = call.kernel
-            self._kernels[call] = of_any_length(kernel, target) if isinstance(kernel, Nest) else kernel
+            if kernel not in shared:
+                shared[kernel] = of_any_length(kernel, target) if isinstance(kernel, Nest) else kernel
+            self._kernels[call] = shared[kernel]
             self.lengths.setdefault(self._kernels[call], []).extend(share_of(call, target).lengths(shares))
 
     @cached_property

@@ -12,6 +12,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.target import Target
@@ -56,22 +57,23 @@ def _share_of_nest(nest: Nest, target: Target) -> Share:
     return Share(axis, nest.space[axis]) if axis >= 0 else Share(-1, 0)
 
 
-def _step(call: Call, buffer: Buffer, axis: int) -> int | None:
-    """The step, in elements, by which a call goes through a buffer along the axis that is cut; None if it strays."""
-    kernel = call.kernel
-    if not isinstance(kernel, Nest):
-        return None
+@lru_cache(maxsize=16384)
+def _step(nest: Nest, uses: tuple[tuple[int, int], ...], axis: int) -> int | None:
+    """The step, in elements, by which a nest goes through a buffer along the axis that is cut; None if it strays.
+
+    `uses` are the arguments that are the buffer, and their offsets.
+    """
     found: set[int] = set()
-    numbers = {k for k, (b, _) in enumerate(call.arguments) if b is buffer}
-    extents = kernel.space + kernel.reduced
-    for i in kernel.prologue + kernel.epilogue:
-        if i.argument not in numbers or i.place is None:
+    offsets = dict(uses)
+    extents = nest.space + nest.reduced
+    for i in nest.prologue + nest.epilogue:
+        if i.argument not in offsets or i.place is None:
             continue
         if i.op == "gather":
             return None
         step = i.place.strides[axis]
-        rest = type(i.place)(
-            i.place.offset + call.arguments[i.argument][1],
+        rest = Affine(
+            i.place.offset + offsets[i.argument],
             tuple(0 if x == axis else s for x, s in enumerate(i.place.strides)),
         )
         low, high = rest.bounds(extents)
@@ -89,10 +91,14 @@ def paces(call: Call, share: Share, count: int) -> dict[Buffer, int | None]:
 
     Two calls that touch a buffer at the same pace need no barrier between them for its sake.
     """
-    buffers = dict.fromkeys(b for b, _ in call.arguments)
+    uses: dict[Buffer, tuple[tuple[int, int], ...]] = {}
+    for k, (buffer, offset) in enumerate(call.arguments):
+        uses[buffer] = (*uses.get(buffer, ()), (k, offset))
     if share.axis < 0:
-        return dict.fromkeys(buffers, _ALONE)
-    steps = {b: _step(call, b, share.axis) for b in buffers}
+        return dict.fromkeys(uses, _ALONE)
+    if not isinstance(call.kernel, Nest):
+        return dict.fromkeys(uses)
+    steps = {b: _step(call.kernel, u, share.axis) for b, u in uses.items()}
     return {b: None if step is None else step * share.size(count) for b, step in steps.items()}
 
 

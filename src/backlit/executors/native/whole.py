@@ -28,8 +28,9 @@ _FEW = 32  # calls of kernels
 
 def is_small(plan: Plan) -> bool:
     """Whether a plan runs so briefly that calls of kernels and trips to memory are much of its time."""
-    home = plan.arena + sum(b.bytes for b in carried(plan))
-    return home <= _SMALL and plan.bytes <= 4 * _SMALL and len(plan.calls()) <= _FEW
+    if len(plan.calls()) > _FEW or plan.bytes > 4 * _SMALL:
+        return False
+    return plan.arena + sum(b.bytes for b in carried(plan)) <= _SMALL
 
 
 def carried(plan: Plan) -> list[Buffer]:
