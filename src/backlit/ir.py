@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,7 @@ from backlit.sites import Site
 
 _SHORT = {"float": "f", "int": "i", "uint": "u"}
 _serials = count()
+_serial = attrgetter("serial")
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
@@ -160,7 +162,7 @@ def substitute(outputs: Sequence[Node], replacements: Mapping[Node, Node]) -> li
     def new(node: Node) -> Node:
         return replacements.get(node) or copies.get(node, node)
 
-    for node in sorted(reachable(outputs), key=lambda n: n.serial):  # a node comes after its origin
+    for node in Graph((), tuple(outputs)).nodes:  # a node comes after its origin
         if node in replacements:
             continue
         inputs = tuple(map(new, node.inputs))
@@ -185,7 +187,19 @@ class Graph:
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, inputs included, in the order in which they were made."""
-        return tuple(sorted({*self.inputs, *reachable(self.outputs)}, key=lambda n: n.serial))
+        seen = {*self.inputs, *self.outputs}
+        stack = list(seen)
+        while stack:
+            for i in stack.pop().inputs:
+                if i not in seen:
+                    seen.add(i)
+                    stack.append(i)
+        return tuple(sorted(seen, key=_serial))
+
+    @cached_property
+    def ops(self) -> frozenset[str]:
+        """The ops that there are."""
+        return frozenset(n.op for n in self.nodes)
 
     @property
     def free(self) -> tuple[Node, ...]:

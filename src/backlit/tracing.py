@@ -184,9 +184,25 @@ def gradient_of(node: Node) -> _Labelled:
     return _Labelled({"scope": node.scope, "site": node.site, "origin": node})
 
 
-def in_place_of(node: Node) -> _Labelled:
-    """Nodes made inside replace `node`: they take its scope, site and origin."""
-    return _Labelled({"scope": node.scope, "site": node.site, "origin": node.origin})
+class InPlaceOf(_Labelled):
+    """Nodes made inside replace the one that was named last: they take its scope, site and origin."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__({"scope": None, "site": None, "origin": None})
+
+    def name(self, node: Node) -> None:
+        """What is made from now on replaces this node."""
+        assert self.labels is not None
+        self.labels["scope"], self.labels["site"], self.labels["origin"] = node.scope, node.site, node.origin
+
+
+def in_place_of(node: Node) -> InPlaceOf:
+    """Nodes made inside replace `node`."""
+    place = InPlaceOf()
+    place.name(node)
+    return place
 
 
 def named(value: Any, name: str) -> Any:

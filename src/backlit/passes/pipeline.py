@@ -10,7 +10,7 @@ What comes out is for running: gradients are taken, and explanations made, of th
 
 from __future__ import annotations
 
-from backlit.ir import Graph
+from backlit.ir import Graph, Node
 from backlit.passes import canonical, stable
 from backlit.passes.cse import sharing
 from backlit.passes.fold import folding
@@ -22,11 +22,12 @@ ROUNDS = 8
 
 def simplify(graph: Graph) -> Graph:
     """The graph that computes the same in fewer and numerically better steps; the same object if it does already."""
+    rule, asked = in_turn(canonical.rule, stable.rule, folding(), sharing()), set[Node]()
     for _ in range(ROUNDS):
         before = graph
         graph = simplify_loops(graph)
         graph = batch_loops(in_bodies(graph, simplify))
-        graph = rewrite(graph, in_turn(canonical.rule, stable.rule, folding(), sharing()))
+        graph = rewrite(graph, rule, asked=asked)
         if graph is before:
             break
     return graph

@@ -12,7 +12,7 @@ object, which is how a fixed point is recognised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from backlit.errors import LegalityError
 from backlit.ir import Graph, Node, Type, make_node, rebuilt
 from backlit.ops.movement import broadcast_to
 from backlit.ops.record import Value
-from backlit.tracing import Traced, in_place_of
+from backlit.tracing import InPlaceOf, Traced
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 
@@ -34,34 +34,49 @@ For a node of several results that is a value that has as many, or a tuple of va
 _REPEATS = 32  # far more than any node needs; a rule that never rests is a bug that tests find as a missing fixed point
 
 
-def rewrite(graph: Graph, rule: Rule) -> Graph:
-    """The graph after one sweep; the same object if the rule had no answer anywhere."""
+def rewrite(graph: Graph, rule: Rule, ops: Collection[str] | None = None, asked: set[Node] | None = None) -> Graph:
+    """The graph after one sweep; the same object if the rule had no answer anywhere.
+
+    `ops`: the rule has answers for nodes of these ops alone. `asked`: nodes for which it has none, which are not shown
+    to it again; those of this sweep are added.
+    """
+    if ops is not None and graph.ops.isdisjoint(ops):
+        return graph
     new: dict[Node, Node] = {}
     results: dict[Node, tuple[Value, ...]] = {}  # of nodes that fell apart into separate values
     changed = False
-    for old in graph.nodes:
-        if old.op == "input":
-            new[old] = old
-            continue
-        if old.op == "item" and old.inputs[0] in results:
-            new[old] = results[old.inputs[0]][old.params["index"]].node
-            continue
-        # once something has changed every later node is made anew, so that the order of the program stays
-        node = rebuilt(old, [new[i] for i in old.inputs]) if changed else old
-        with in_place_of(old):
-            for _ in range(_REPEATS):
-                found = None if node.op == "input" else rule(node, old)
-                if found is None:
-                    break
-                changed = True
-                _check(node, found)
-                if isinstance(found, tuple):
-                    results[old] = found
-                    node = next((v.node for v in found if v is not None), node)
-                    break
-                is_new = found.node.serial > node.serial and found.node.name is None
-                node = replace(found.node, name=old.name) if is_new and old.name is not None else found.node
-        new[old] = node
+    place = InPlaceOf()
+    with place:
+        for old in graph.nodes:
+            op = old.op
+            if op == "input":
+                new[old] = old
+                continue
+            if not changed and asked is not None and old in asked:
+                new[old] = old
+                continue
+            if op == "item" and old.inputs[0] in results:
+                new[old] = results[old.inputs[0]][old.params["index"]].node
+                continue
+            # once something has changed every later node is made anew, so that the order of the program stays
+            node = rebuilt(old, [new[i] for i in old.inputs]) if changed else old
+            if ops is None or op in ops:
+                place.name(old)
+                for _ in range(_REPEATS):
+                    found = None if node.op == "input" else rule(node, old)
+                    if found is None:
+                        if asked is not None:
+                            asked.add(node)
+                        break
+                    changed = True
+                    _check(node, found)
+                    if isinstance(found, tuple):
+                        results[old] = found
+                        node = next((v.node for v in found if v is not None), node)
+                        break
+                    is_new = found.node.serial > node.serial and found.node.name is None
+                    node = replace(found.node, name=old.name) if is_new and old.name is not None else found.node
+            new[old] = node
     return Graph(graph.inputs, tuple(new[o] for o in graph.outputs), graph.name) if changed else graph
 
 
@@ -111,7 +126,7 @@ def in_bodies(graph: Graph, transform: Pass) -> Graph:
             done[id(body)] = transform(body)
         return None if node.params["body"] is done[id(body)] else Traced(with_params(node, body=done[id(body)]))
 
-    return rewrite(graph, rule) if any(n.op == "scan" for n in graph.nodes) else graph
+    return rewrite(graph, rule, ("scan",))
 
 
 def with_params(node: Node, **params: Any) -> Node:

@@ -40,6 +40,8 @@ def prepared(graph: Graph) -> Graph:
 def direct(graph: Graph) -> Graph:
     """The graph with every fold of a product that can be one written as a convolution."""
     graph = in_bodies(graph, direct)
+    if graph.ops.isdisjoint({"fold", "slice"}):
+        return graph
     readers = Counter(i for node in graph.nodes for i in node.inputs)
     readers.update(graph.outputs)
 

@@ -23,6 +23,7 @@ from backlit.tracing import Traced
 
 def selected(graph: Graph) -> Graph:
     """The graph with such additions written as a choice."""
+    graph = in_bodies(graph, selected)
     checked = {
         (node.inputs[-1], node.inputs[0].type.shape[len(node.inputs) - 2])
         for node in graph.nodes
@@ -45,7 +46,7 @@ def selected(graph: Graph) -> Graph:
         meant = equal(index, iota(shape[-1], index, label.type.dtype))
         return add(x, where(meant, g, 0.0))
 
-    return rewrite(in_bodies(graph, selected), rule)
+    return rewrite(graph, rule, ("scatter_add",))
 
 
 def _counts(node: Node, axis: int, shape: tuple[int, ...]) -> bool:

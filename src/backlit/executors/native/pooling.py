@@ -34,6 +34,8 @@ from backlit.tracing import Traced
 def spread_back(graph: Graph) -> Graph:
     """The graph with the gradients of pooling written so."""
     graph = in_bodies(graph, spread_back)
+    if "fold" not in graph.ops:
+        return graph
     split: set[Node] = set()  # values by (p, i) of which a reshape makes values by y
     readers = Counter(i for node in graph.nodes for i in node.inputs)
 

@@ -28,4 +28,4 @@ def rectified(graph: Graph) -> Graph:
             return greater(Traced(activations[node.inputs[0]]), Traced(node.inputs[1]))
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, ("greater", "relu")) if "greater" in graph.ops else graph

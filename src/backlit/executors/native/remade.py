@@ -21,6 +21,7 @@ _DEPTH = 4  # of what is made again
 
 def remade(graph: Graph) -> Graph:
     """The graph with cheap values that pass from loop to loop made again."""
+    graph = in_bodies(graph, remade)
     readers: dict[Node, int] = dict.fromkeys(graph.outputs, 1)
     for node in graph.nodes:
         for i in node.inputs:
@@ -47,7 +48,7 @@ def remade(graph: Graph) -> Graph:
         found: Any = OPS["scan"](*(Traced(v) for _, v in stay), **{**node.params, "body": inner})
         return found
 
-    return rewrite(in_bodies(graph, remade), rule)
+    return rewrite(graph, rule, ("scan",))
 
 
 def _made(item: Node, length: int, come_in: dict[Any, tuple[Node, Node]]) -> Node | None:
