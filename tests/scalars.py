@@ -118,6 +118,7 @@ for _name, _f, _kinds in [
     ("sin", np.sin, FLOATS),
     ("cos", np.cos, FLOATS),
     ("tanh", np.tanh, FLOATS),
+    ("fma", lambda a, b, c: a * b + c, FLOATS),
 ]:
     _function(_name, _f, _kinds)
 

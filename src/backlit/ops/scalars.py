@@ -64,6 +64,9 @@ class Scalars(Protocol):
         differ; a zero has the sign of b.
         """
 
+    def fma(self, a: Number, b: Number, c: Number) -> Number:
+        """a b + c, rounded once where a machine can, else twice. `a` is no Python number."""
+
     def sqrt(self, x: Number) -> Number:
         """The square root, correctly rounded; nan for x < 0."""
 

@@ -68,11 +68,11 @@ _DOUBLE = _Erf(
 )  # fmt: skip
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
+def _polynomial(s: Any, coefficients: tuple[float, ...], x: Any) -> Any:
     """Horner's rule."""
-    value = 0 * x + coefficients[0]
-    for c in coefficients[1:]:
-        value = value * x + c
+    value = s.fma(x, coefficients[0], coefficients[1])
+    for c in coefficients[2:]:
+        value = s.fma(value, x, c)
     return value
 
 
@@ -80,15 +80,15 @@ def _erf_scalar(s: Any, x: Any) -> Any:
     form = _DOUBLE if x.dtype == np.float64 else _SINGLE
     size = s.minimum(s.abs(x), form.end)
     square = s.minimum(size * size, form.split**2)
-    near = x * _polynomial(form.near, square * (2 / form.split**2) - 1)
-    far = 1 - s.exp(_log_erfc(form, size))
+    near = x * _polynomial(s, form.near, s.fma(square, 2 / form.split**2, -1.0))
+    far = 1 - s.exp(_log_erfc(s, form, size))
     return s.where(size < form.split, near, s.where(x < 0, -far, far))
 
 
-def _log_erfc(form: _Erf, x: Any) -> Any:
+def _log_erfc(s: Any, form: _Erf, x: Any) -> Any:
     """Q(x), for x from split to end."""
     middle, half = (form.end + form.split) / 2, (form.end - form.split) / 2
-    return _polynomial(form.far, (x - middle) * (1 / half))
+    return _polynomial(s, form.far, s.fma(x, 1 / half, -middle / half))
 
 
 erf = elementwise(
@@ -115,8 +115,8 @@ def _erfinv(s: Any, x: Any, erf_of: Any, log_erfc_of: Any) -> Any:
     size = s.abs(x)
     c = 1 - size
     w = -s.log(c * (1 + size))
-    centre = _polynomial(_CENTRE, w - 2.5)
-    edge = _polynomial(_EDGE, s.sqrt(s.maximum(w, 5)) - 3)
+    centre = _polynomial(s, _CENTRE, w - 2.5)
+    edge = _polynomial(s, _EDGE, s.sqrt(s.maximum(w, 5)) - 3)
     y = size * s.where(w < 5, centre, edge)
     if x.dtype == np.float64:
         log_c = s.log(c)
@@ -137,11 +137,15 @@ class _NumpyNames:
 
     abs, exp, log, maximum, sqrt, where = np.abs, np.exp, np.log, np.maximum, np.sqrt, np.where
 
+    @staticmethod
+    def fma(a: Any, b: Any, c: Any) -> Any:
+        return a * b + c
+
 
 erfinv = elementwise(
     "erfinv",
     numpy=lambda x: np.asarray(_erfinv(_NumpyNames, x, _erf_of_doubles, _log_erfc_of_doubles), x.dtype),
-    scalar=lambda s, x: _erfinv(s, x, lambda y: _erf_scalar(s, y), lambda y: _log_erfc(_DOUBLE, y)),
+    scalar=lambda s, x: _erfinv(s, x, lambda y: _erf_scalar(s, y), lambda y: _log_erfc(s, _DOUBLE, y)),
     vjp=lambda ctx, g: (g * (1 / _SLOPE * exp(ctx.y * ctx.y)),),
     notation=function("erfinv", r"\operatorname{erf}^{-1}"),
     doc="The inverse of erf: nan outside [-1, 1], infinite at its ends.",

@@ -109,6 +109,9 @@ class NativeScalars:
             quotient, rest = low.select(quotient - 1, quotient), low.select(rest + y, rest)
         return zero.select(0, quotient), zero.select(0, rest)
 
+    def fma(self, a: Value, b: Any, c: Any) -> Value:
+        return a * b + c if a.dtype == _F16 else a.f.fma(a, b, c)
+
     # --- functions
 
     def exp(self, x: Value) -> Value:

@@ -31,11 +31,12 @@ class _Format:
     integer: np.dtype[Any]
     bits: int
     bias: int
-    magic: float  # added and taken away again, it rounds to an integer
+    magic: float  # added and taken away again, it rounds to an integer; the low bits of n lie in the lowest of the sum
     ln2: tuple[float, float]
     largest: float  # e^x overflows above
     smallest: float  # e^x is 0 below
-    exp: Sequence[float]  # (e^r - 1 - r) / r^2, lowest power first
+    exp: Sequence[float]  # (e^r - 1 - r) / r^2, lowest power first, good enough where 1 is added
+    expm1: Sequence[float]  # the same as Taylor's series
     log: Sequence[float]  # (2 artanh(s) / s - 2) / s^2 in powers of s^2
     least: float  # the smallest normal number
     scale: float  # brings denormals into the normal range
@@ -44,10 +45,12 @@ class _Format:
 
 _SINGLE = _Format(
     np.dtype(np.int32), 23, 127, 1.5 * 2.0**23, (0.693145751953125, 1.42860682030941723e-06), 88.8, -104.0,
+    [0.5, 0.16666519, 0.04166621, 0.00836889, 0.00139505],  # least error of e^r for |r| <= ln 2 / 2: 4e-9
     [1 / math.factorial(k) for k in range(2, 9)], [2 / (2 * k + 1) for k in range(1, 6)], 2.0**-126, 2.0**24, 24,
 )  # fmt: skip
 _DOUBLE = _Format(
     np.dtype(np.int64), 52, 1023, 1.5 * 2.0**52, (6.9314718036912382e-01, 1.90821492927058770e-10), 709.8, -746.0,
+    [1 / math.factorial(k) for k in range(2, 15)],
     [1 / math.factorial(k) for k in range(2, 15)], [2 / (2 * k + 1) for k in range(1, 12)], 2.0**-1022, 2.0**54, 54,
 )  # fmt: skip
 _FORMATS = {F32: _SINGLE, F64: _DOUBLE}
@@ -91,19 +94,22 @@ def _power_of_two(n: Value, form: _Format, dtype: np.dtype[Any]) -> Value:
     return ((n + form.bias) << form.bits).bitcast(dtype)
 
 
-def _expm1_reduced(r: Value, form: _Format) -> Value:
+def _expm1_reduced(r: Value, series: Sequence[float]) -> Value:
     """e^r - 1 for |r| <= ln 2 / 2."""
-    return r.f.fma(r * r, polynomial(r, form.exp), r)
+    return r.f.fma(r * r, polynomial(r, series), r)
 
 
 def exp(x: Value) -> Value:
     """e^x: inf above the range, gradual underflow to 0 below it."""
     form = _FORMATS[x.dtype]
     _, bits, r = _reduced(clamp(x, form.smallest, form.largest))
-    n = bits - _bits(form.magic, x.dtype)
-    half = n >> 1  # in two steps, since 2^n itself may leave the range
-    value = _expm1_reduced(r, form) + 1.0
-    return value * _power_of_two(half, form, x.dtype) * _power_of_two(n - half, form, x.dtype)
+    value = (_expm1_reduced(r, form.exp) + 1.0).bitcast(form.integer)
+    whole, half = (
+        bits << form.bits,
+        (bits >> 1) << form.bits,
+    )  # n and n / 2 where exponents are: the rest is shifted out
+    rest = whole - half + (form.bias << form.bits)
+    return (value + half).bitcast(x.dtype) * rest.bitcast(x.dtype)  # in two steps, since 2^n itself may leave the range
 
 
 def expm1(x: Value) -> Value:
@@ -114,7 +120,7 @@ def expm1(x: Value) -> Value:
     top = n > form.bias  # 2^n would overflow although the result may not
     n = top.select(n - 1, n)
     power = _power_of_two(n, form, x.dtype)
-    value = x.f.fma(power, _expm1_reduced(r, form), power - 1.0)
+    value = x.f.fma(power, _expm1_reduced(r, form.expm1), power - 1.0)
     value = top.select(value * 2.0 + 1.0, value)
     return (x == 0.0).select(x, value)  # keeps -0.0
 

@@ -45,6 +45,11 @@ class JaxScalars:
     pow = staticmethod(jnp.power)
 
     @staticmethod
+    def fma(a: Value, b: Value, c: Value) -> Value:
+        """a b + c."""
+        return a * b + c
+
+    @staticmethod
     def cast(x: Value, dtype: Any) -> Value:
         """x in another dtype."""
         return lax.convert_element_type(x != 0 if np.dtype(dtype) == np.bool_ else x, np.dtype(dtype))
