@@ -56,7 +56,8 @@ class ProductWriter(NestWriter):
                 rows = self.extents[cut.cut] if cut.by_columns else max(lengths)
                 self.sums = f.slot(self.dtype, rows * width, "sums")
         tail = nest.space[cut.columns] % cut.lanes
-        self.tail_mask = f.constants([i < tail for i in range(cut.lanes)], BOOL) if tail else None
+        self.narrow = 1 << (tail - 1).bit_length() if tail else cut.lanes  # lanes of the last vector
+        self.tail_mask = f.constants([i < tail for i in range(self.narrow)], BOOL) if tail < self.narrow else None
 
     def _level(self, depth: int, here: Point) -> None:
         if depth == 0:
@@ -152,8 +153,8 @@ class ProductWriter(NestWriter):
 
         def row(k: Value) -> None:
             for v in range(vectors):
-                mask = self.tail_mask if partial and v == vectors - 1 else None
-                value = f.load(here.pointers[b].at(k * step + v * lanes, self.dtype), self.dtype, lanes, mask)
+                n, mask = self._lanes(v, vectors, partial)
+                value = f.load(here.pointers[b].at(k * step + v * lanes, self.dtype), self.dtype, n, mask)
                 f.store(value, self.panel.at(k * (vectors * lanes) + v * lanes, self.dtype))
 
         f.loop(0, length, 1, row, name="pack")
@@ -226,6 +227,10 @@ class ProductWriter(NestWriter):
 
     # --- one tile
 
+    def _lanes(self, vector: int, vectors: int, partial: bool) -> tuple[int, Value | None]:
+        """Lanes and mask of a vector of a tile: the last one of a row is as narrow as what is left for it."""
+        return (self.narrow, self.tail_mask) if partial and vector == vectors - 1 else (self.cut.lanes, None)
+
     def _places_of_rows(self, rows: int) -> list[tuple[int, ...]]:
         """For each row of a tile its counters along `cut` and `whole`, from the tile's first."""
         axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
@@ -240,13 +245,12 @@ class ProductWriter(NestWriter):
 
     def _tile(self, here: Point, rows: int, vectors: int, partial: bool) -> None:
         """The sums of one tile, then the epilogue on them."""
-        f, lanes = self.f, self.cut.lanes
+        f = self.f
         places = self._places_of_rows(rows)
-        zero = f.const(0.0, self.dtype, lanes)
-        start = [zero] * (len(places) * vectors)
+        start = [f.const(0.0, self.dtype, self._lanes(v, vectors, partial)[0]) for v in range(vectors)] * len(places)
         if self.first_part is not None:
-            start = self._so_far(here, places, vectors, partial, zero)
-        f.comment(f"tile of {len(places)} x {vectors} vectors{', the last under a mask' if partial else ''}")
+            start = self._so_far(here, places, vectors, partial, start)
+        f.comment(f"tile of {len(places)} x {vectors} vectors{f', the last of {self.narrow}' if partial else ''}")
         sums = self._sum(0, here, places, vectors, partial, start)
         if not self.last_part:
             for k, total in enumerate(sums):
@@ -259,7 +263,7 @@ class ProductWriter(NestWriter):
         shared: dict[int, dict[int, Value]] = {}
         for r, counters in enumerate(places):
             for v in range(vectors):
-                point = self._point(here, counters, v, partial and v == vectors - 1)
+                point = self._point(here, counters, v, vectors, partial)
                 point.values.update(shared.get(v, {}))
                 point.values[self.total] = sums[r * vectors + v]
                 self._evaluate_epilogue(point)
@@ -267,20 +271,19 @@ class ProductWriter(NestWriter):
                     shared[v] = {k: x for k, x in point.values.items() if self._is_of_columns(k)}
 
     def _so_far(
-        self, here: Point, places: Sequence[tuple[int, ...]], vectors: int, partial: bool, zero: Value
+        self, here: Point, places: Sequence[tuple[int, ...]], vectors: int, partial: bool, zero: Sequence[Value]
     ) -> list[Value]:
         """The sums of the parts before this one."""
         store, found = len(self.everything) - 1, []
         assert self.first_part is not None
-        if self.cut.part:
-            kept = [self.f.load(self._sum_so_far(here, k, vectors), self.dtype, self.cut.lanes)
-                   for k in range(len(places) * vectors)]  # fmt: skip
-            return [self.first_part.select(zero, x) for x in kept]
-        for counters in places:
-            for v in range(vectors):
-                point = self._point(here, counters, v, partial and v == vectors - 1)
-                old = self.f.load(point.pointers[store], self.dtype, self.cut.lanes, point.mask)
-                found.append(self.first_part.select(zero, old))
+        for k, nothing in enumerate(zero):
+            v = k % vectors
+            if self.cut.part:
+                old = self.f.load(self._sum_so_far(here, k, vectors), self.dtype, nothing.lanes)
+            else:
+                point = self._point(here, places[k // vectors], v, vectors, partial)
+                old = self.f.load(point.pointers[store], self.dtype, point.lanes, point.mask)
+            found.append(self.first_part.select(nothing, old))
         return found
 
     def _sum_so_far(self, here: Point, k: int, vectors: int) -> Value:
@@ -301,11 +304,11 @@ class ProductWriter(NestWriter):
             f.store(s, tile.at(n * lanes, self.dtype))
         low, left = here.counters[cut.cut], here.counters[cut.columns]
 
-        def one(row: Point, r: Value, v: Value, masked: bool) -> None:
+        def one(row: Point, r: Value, v: Value, partial: bool) -> None:
             at = self._enter(row, cut.columns, v * lanes)
             at.counters[cut.columns] = left + v * lanes
-            point = self._point(at, (0,), 0, masked)
-            point.values[self.total] = f.load(tile.at((r * vectors + v) * lanes, self.dtype), self.dtype, lanes)
+            point = self._point(at, (0,), 0, 1, partial)
+            point.values[self.total] = f.load(tile.at((r * vectors + v) * lanes, self.dtype), self.dtype, point.lanes)
             self._evaluate_epilogue(point)
 
         def line(r: Value) -> None:
@@ -318,11 +321,10 @@ class ProductWriter(NestWriter):
 
         f.loop(0, rows, 1, line, name="tile_row")
 
-    def _point(self, here: Point, counters: Sequence[int], vector: int, masked: bool) -> Point:
+    def _point(self, here: Point, counters: Sequence[int], vector: int, vectors: int, partial: bool) -> Point:
         """The place of one vector of one row of the tile."""
         new = here.copy()
-        new.lanes = self.cut.lanes
-        new.mask = self.tail_mask if masked else None
+        new.lanes, new.mask = self._lanes(vector, vectors, partial)
         axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
         for a, c in zip(axes, counters, strict=True):
             new.counters[a] = new.counters.get(a, self.f.index(0)) + c
@@ -404,15 +406,15 @@ class ProductWriter(NestWriter):
         for v in range(vectors):
             with f.naming("b"):
                 pointer = point.pointers[b].at(u * self.stride_b + v * lanes, self.dtype)
-                mask = self.tail_mask if partial and v == vectors - 1 and not self.cut.part else None
-                row.append(f.load(pointer, self.dtype, lanes, mask))
+                n, mask = self._lanes(v, vectors, partial)
+                row.append(f.load(pointer, self.dtype, n, None if self.cut.part else mask))
         made = []
         for r, counters in enumerate(places):
             with f.naming("a"):
                 offset = u * place_a.strides[axis] + self._offset(a, counters)
                 number = f.load(point.pointers[a].at(offset, self.dtype), self.dtype).splat(lanes)
             with f.naming("sum"):
-                made += [f.fma(number, row[v], sums[r * vectors + v]) for v in range(vectors)]
+                made += [f.fma(_first(number, b.lanes), b, sums[r * vectors + v]) for v, b in enumerate(row)]
         return made
 
 
@@ -423,3 +425,8 @@ def _counters(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
     for i in range(sizes[0]):
         for rest in _counters(sizes[1:]):
             yield (i, *rest)
+
+
+def _first(x: Value, lanes: int) -> Value:
+    """The first lanes of a vector."""
+    return x if x.lanes == lanes else x.shuffled(range(lanes))

@@ -16,6 +16,7 @@ from backlit.executors.native.target import Target
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
 _PANEL = 256 * 1024  # bytes of a block of b that is copied, and of the sums of all rows by its columns
 _PAGE = 4096  # bytes; the first-level cache has a line for each address within a page, some times over
+_ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
 _MANY = 48  # rows that make such a copy worth its cost
 _BLOCKS = 8  # blocks of columns that threads can share well
 _HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
@@ -79,7 +80,7 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     cut = rows[-1] if rows else -1
     extent = nest.space[cut] if rows else 1
     best = (math.inf, -1, -1)
-    for vectors in range(1, min(4, vectors_all) + 1):
+    for vectors in range(1, min(_ALONE if extent * fixed <= 2 else 4, vectors_all) + 1):
         for count in range(1, extent + 1):
             r = count * fixed
             if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
