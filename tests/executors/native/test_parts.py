@@ -91,3 +91,60 @@ def test_dividing_all_rows_by_the_same_numbers_rounds_as_dividing_does():
     np.testing.assert_array_equal(got[normal], wanted[normal])
     zero = wanted == 0
     np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(wanted[zero]))
+
+
+def several(x, y):
+    """Sums over the same rows that need one another or do not."""
+    first, second = ops.sum(x * y, (0, 1)), ops.sum(x - y, (0, 1))
+    high, low = ops.max(x, (0, 1)), ops.min(x * 2.0 - first, (0, 1))
+    return first * second + low, ops.exp(-high), ops.sum(ops.tanh(x - second), (0, 1)), x / (high + 3.0)
+
+
+def test_sums_of_the_same_elements_are_taken_in_one_pass():
+    x = np.zeros((64, 90, 16), np.float32)
+    found = [tuple(i.op for i in k.prologue if i.op in ("sum", "max", "min")) for k in reductions(several, x, x)]
+    assert found[0] == found[1] == ("sum", "sum", "max")  # in parts, and their sums
+    assert found[2:] == [("min", "sum")] * 2  # which need those
+
+
+@pytest.mark.parametrize("shape", [(64, 90, 16), (33, 41, 7), (3, 5, 33), (1000, 17, 1)])
+@pytest.mark.parametrize("target", ["host", "avx2", "sse2"])
+def test_sums_in_one_pass_are_what_each_is_alone(shape, target):
+    normal = programs.Normal("float32")
+    x, y = normal(*shape), normal(*shape)
+    exact = [a.astype("float64") for a in (x, y)]
+    found = Native(target).compile(bl.trace(several, x, y))(x, y)
+    for got, wanted in zip(found, Reference().compile(bl.trace(several, *exact))(*exact), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5 * float(np.abs(wanted).max()))
+
+
+def normed(w, scale, shift, x):
+    """A convolution, batch norm, ReLU and pooling."""
+    z = ops.conv(x, w, padding="same")
+    centred = z - ops.mean(z, (0, 1, 2))
+    h = ops.relu(scale * centred / ops.sqrt(ops.mean(centred * centred, (0, 1, 2)) + 1e-5) + shift)
+    return ops.mean(ops.tanh(ops.max_pool(h, 2)) ** 2)
+
+
+def test_batch_norm_is_made_again_from_what_it_normalises():
+    like = [np.zeros(s, np.float32) for s in ((3, 3, 8, 64), (64,), (64,), (16, 32, 32, 8))]
+    plan = NATIVE.plan(bl.trace(bl.grad(normed, argnums=(0, 1, 2)), *like))
+    size = 4 * 16 * 32 * 32 * 64
+    written = [b.bytes for c in plan.calls() for b in c.written()]
+    assert sum(n >= size for n in written) == 3  # the product, the gradient of ReLU, the gradient of the product
+    cut = [c for c in plan.calls() if c.kernel.reduced and c.label.endswith("in parts")]
+    reads = [c for c in cut if "contract" not in {n.op for n in c.nodes}]
+    assert len(reads) == 4  # mean; variance; by scale, by shift and for the variance; for the mean
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 32, 8), (5, 13, 17, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_gradient_through_batch_norm_is_the_reference_executors(shape, dtype):
+    normal, channels = programs.Normal(dtype), 64 if shape[-1] == 8 else 7
+    args = [normal(3, 3, shape[-1], channels), normal(channels), normal(channels), normal(*shape)]
+    exact = [a.astype("float64") for a in args]
+    step = bl.grad(normed, argnums=(0, 1, 2))
+    found = Native().compile(bl.trace(step, *args))(*args)
+    for got, wanted in zip(found, Reference().compile(bl.trace(step, *exact))(*exact), strict=True):
+        tolerance = 1e-4 if dtype == "float32" else 1e-10
+        np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance * float(np.abs(wanted).max()))

@@ -16,10 +16,12 @@ Shapes are compared without their axes of size 1, which change nothing about whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
+from backlit.executors.native.index import split_axes
 from backlit.executors.native.kernels import COMBINERS
 from backlit.ir import Graph, Node
 from backlit.ops.record import OPS
@@ -28,7 +30,10 @@ VIEWS = {"reshape", "permute_dims", "broadcast_to", "slice", "flip", "windows", 
 BLOCKS = {"concat", "pad", "fold", "scatter_add", "argmax", "argmin", "argsort", "cumulative_sum", "scan"}
 _DEPTH = 40  # of inlined expressions: keeps recursion and kernels small
 _MEMBERS = 48
-_CHEAP = {"add", "subtract", "multiply", "negative", "divide"}
+_CHEAP = {"add", "subtract", "multiply", "negative", "divide", "relu"}
+_QUESTIONS = {"greater", "less", "equal", "greater_equal", "less_equal", "not_equal"}
+_SUMS = 4  # at most in one pass
+_FAR = 1 << 22  # bytes that lie far from a core
 _AGAIN = 5  # as many of them in a row are done again
 _LARGE = 1 << 15  # numbers in the result of a product that is worth code of its own for what is done with them
 _WIDE = 16  # rows and columns that it has then at least
@@ -94,6 +99,8 @@ class Fusion:
             self._visit(node)
         self._part_updates()
         self._merge_maps()
+        self._advance_sums()
+        self._merge_sums()
         self._absorb_maps()
         self._advance_sums()
         self.stored = self._stored()
@@ -139,11 +146,16 @@ class Fusion:
             self._place(node)
 
     def _is_inlined(self, node: Node) -> bool:
-        """One reader, which has the element at hand: the same place of an elementwise op, or a reduction."""
+        """One reader, which has the element at hand: the same place of an elementwise op, or a reduction.
+
+        The answer to a question may be read with its axes split, as the gradient of pooling asks it.
+        """
         users = self.users.get(node, [])
         if len(users) != 1 or node in self.outputs:
             return False
         (user,) = users
+        if user.op == "reshape" and node.op in _QUESTIONS:
+            return split_axes(node.type.shape, user.type.shape) is not None and self._is_inlined(user)
         if user.op in COMBINERS:
             return True
         if not is_pointwise(user) or (user.op == "gather" and user.inputs[0] is node):
@@ -166,12 +178,16 @@ class Fusion:
         """A little arithmetic on a value that has memory and on smaller ones: done again by each reader, never stored.
 
         Then x / 2, x - mean and (x - mean) * scale are all read as x. Where x is needed for nothing else, as a product
-        before its bias is added, the result is stored in its place.
+        before its bias is added, the result is stored in its place. Of two such values only what is too large for the
+        caches is made again, and only for two readers: a pass that writes costs as much as two that read.
         """
-        if node in self.outputs or len(self.users.get(node, [])) < 2:
+        users = self.users.get(node, [])
+        if node in self.outputs or len(users) < 2:
             return False
         wide = self._wide(node)
-        return len(wide) == 1 and all(len(self.users[x]) > 1 for x in wide)
+        if len(wide) == 2 and (len(users) > 2 or node.type.size * node.type.dtype.itemsize < _FAR):
+            return False
+        return 1 <= len(wide) <= 2 and all(len(self.users[x]) > 1 for x in wide)
 
     def _wide(self, node: Node) -> set[Node]:
         """The stored values of the node's own size that it is made from by cheap arithmetic; none if there is more."""
@@ -180,9 +196,10 @@ class Fusion:
             small = i
             while small.op in VIEWS and small not in self.home:
                 small = small.inputs[0]
-            if small.type.size * 8 <= node.type.size and (small in self.home or small.op in ("input", "constant")):
+            stored = small in self.home
+            if small.type.size * 8 <= node.type.size and (stored or small.op in ("input", "constant")):
                 continue
-            made = {i} if i in self.home else self._wide(i)
+            made = {i} if i in self.home or (stored and i.op == "reshape") else self._wide(i)
             near = squeezed(i) == squeezed(node) and i.type.dtype.itemsize <= node.type.dtype.itemsize
             if not made or not near or (node.op == "divide" and k == 1):
                 return set()
@@ -312,6 +329,51 @@ class Fusion:
                 if read and max(n.type.size for n in made) < max(read):
                     place[group] = (*max(place[r] for r in reads), -k)  # of several the one that is needed last first
         self.groups.sort(key=place.__getitem__)
+        self._position = {g: k for k, g in enumerate(self.groups)}
+
+    def _merge_sums(self) -> None:
+        """Sums (or maxima) of the same elements that do not need one another are taken in one pass over memory."""
+        reads = {g: self.reads(g) for g in self.groups if g.kind == "reduce"}
+        alike: dict[tuple[tuple[int, ...], ...], list[Group]] = {}
+        for late in [g for g in reads if not g.inner]:
+            (root,) = late.roots
+            key = (root.inputs[0].type.shape, root.params["axis"], late.space)
+            last = max((self._position[r] for r in reads[late]), default=-1)
+            early = next((g for g in alike.get(key, []) if self._position[g] > last and self._share(g, late)), None)
+            if early is None:
+                alike.setdefault(key, []).append(late)
+                continue
+            early.roots += late.roots
+            early.members += late.members
+            self.home.update(dict.fromkeys(late.computes(), early))
+            self.groups.remove(late)
+            for g in reads:
+                if late in reads[g]:
+                    reads[g][early] = reads[g].pop(late)
+        self._position = {g: k for k, g in enumerate(self.groups)}
+
+    def _share(self, early: Group, late: Group) -> bool:
+        """Whether both reduce something that has memory and is as large as what they reduce."""
+        if len(early.roots) >= _SUMS:
+            return False
+        first, second = (
+            {n for r in g.roots for n in self._read(r.inputs[0], early.inner_space)} for g in (early, late)
+        )
+        return not first.isdisjoint(second)
+
+    def _read(self, node: Node, space: tuple[int, ...]) -> set[Node]:
+        """What has memory, and at least as many elements as `space`, among what a value is computed from."""
+        found: set[Node] = set()
+        seen, stack = {node}, [node]
+        while stack:
+            one = stack.pop()
+            if one in self.home or one.op in ("input", "constant", "item"):
+                if one.types[0].size >= math.prod(space):
+                    found.add(one)
+                continue
+            stack += [i for i in one.inputs if i not in seen]
+            seen.update(one.inputs)
+        return found
 
     def _join(self, fits: Callable[[Group, Group], bool], join: Callable[[Group, Group], None]) -> None:
         reads = {g: self.reads(g) for g in self.groups}

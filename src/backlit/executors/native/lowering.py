@@ -100,7 +100,7 @@ class Lowering:
             body = Body(self, group.space, ())
             self._members(body, group.members, axes)
             return body.call(group)
-        (root,) = group.roots
+        root = group.roots[0]  # what is reduced together has one shape
         if group.kind == "contract":
             return self._product(group, root)
         shape, reduced = root.inputs[0].type.shape, root.params["axis"]
@@ -118,14 +118,16 @@ class Lowering:
             own = iter(order)
             at = tuple(ix.zero(axes) if n == 1 else next(own) for n in node.type.shape)
             inner_values.append((node, at, body.define(node, at)))
-        operand = body.value(root.inputs[0], index)
-        operand = body.converted(operand, root.type.dtype)
+        operands = [body.converted(body.value(r.inputs[0], index), r.type.dtype) for r in group.roots]
         for node, at, value in inner_values:
             if node in self.fusion.stored:
                 body.store_at(node, value, at)
-        total = body.emit(Instruction(root.op, (operand,), root.type.dtype, hint=self.names[root]))
+        totals = {
+            r: body.emit(Instruction(r.op, (x,), r.type.dtype, hint=self.names[r]))
+            for r, x in zip(group.roots, operands, strict=True)
+        }
         body.finish_prologue()
-        self._epilogue(body, group, root, total, axes)
+        self._epilogue(body, group, totals, axes)
         return body.call(group)
 
     def _product(self, group: Group, root: Node) -> Call | None:
@@ -153,7 +155,7 @@ class Lowering:
         product = body.emit(Instruction("multiply", (x, y), root.type.dtype))
         total = body.emit(Instruction("sum", (product,), root.type.dtype, hint=self.names[root]))
         body.finish_prologue()
-        self._epilogue(body, group, root, total, axes)
+        self._epilogue(body, group, {root: total}, axes)
         return body.call(group)
 
     def _turned(
@@ -214,10 +216,11 @@ class Lowering:
         """Elements of the memory that a load reads from."""
         return body.arguments[instruction.argument].type.size
 
-    def _epilogue(self, body: Body, group: Group, root: Node, total: int, axes: int) -> None:
-        body.known[(root, _own_index(root, axes))] = total
-        if root in self.fusion.stored:
-            body.store_at(root, total, _own_index(root, axes))
+    def _epilogue(self, body: Body, group: Group, totals: Mapping[Node, int], axes: int) -> None:
+        for root, total in totals.items():
+            body.known[(root, _own_index(root, axes))] = total
+            if root in self.fusion.stored:
+                body.store_at(root, total, _own_index(root, axes))
         self._members(body, group.members, axes)
 
     def _members(self, body: Body, members: Sequence[Node], axes: int) -> None:
