@@ -9,14 +9,37 @@ def run(choice, times, runs):
     """The numbers of threads of so many runs that take `times`, by number."""
     found = []
     for _ in range(runs):
-        found.append(choice.next())
+        found.append(choice.next()[0])
         choice.learn(found[-1], times[found[-1]])
     return found
 
 
 def test_both_are_tried_and_the_faster_is_kept():
-    assert run(Choice(4), {4: 1.0, 1: 2.0}, 10) == [4, 1, 4, 1, *[4] * 6]
-    assert run(Choice(4), {4: 3.0, 1: 2.0}, 9) == [4, 1, 4, 1, *[1] * 5]
+    assert run(Choice(4), {4: 1.0, 1: 2.0}, 10) == [4, 4, 1, 1, *[4] * 6]
+    assert run(Choice(4), {4: 3.0, 1: 2.0}, 9) == [4, 4, 1, 1, *[1] * 5]
+
+
+def test_one_thread_is_not_tried_where_several_surely_are_faster():
+    assert run(Choice(4, alone=4.0), {4: 1.5, 1: 3.0}, 100) == [4] * 100
+    assert 1 in run(Choice(4, alone=4.0), {4: 2.5, 1: 3.0}, 5)
+
+
+def test_helpers_that_lose_their_processors_are_noticed():
+    choice = Choice(4, alone=4.0)
+    run(choice, {4: 1.5, 1: 3.0}, 50)
+    assert run(choice, {4: 6.0, 1: 3.0}, 15)[-3:] == [1, 1, 1]
+
+
+def test_runs_of_a_number_that_is_only_tried_are_short():
+    choice = Choice(2)
+    lasting = []
+    for _ in range(80):
+        count, most = choice.next()
+        lasting.append((count, most < 1))
+        choice.learn(count, {2: 1.0, 1: 1.5}[count])
+    assert lasting[:5] == [(2, True), (2, True), (1, True), (1, True), (2, False)]
+    assert {short for count, short in lasting if count == 1} == {True}
+    assert sum(short for count, short in lasting if count == 2) == 2
 
 
 def test_one_slow_run_changes_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import time
@@ -37,7 +38,7 @@ class Code:
         p, n = ctypes.c_void_p, ctypes.c_int64
         self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
         self.pace = 0.0  # seconds that a step took in the last run
-        self._choice = threads.Choice(self.shares) if self.shares > 1 else None
+        self._choice = threads.Choice(self.shares, self.seconds) if self.shares > 1 else None
         self._constants = [a.ctypes.data for a in artifact.constants]
         self._arenas: list[Array] = []
         self._lock = threading.Lock()
@@ -47,29 +48,37 @@ class Code:
         addresses = [*(a.ctypes.data for a in arrays), *self._constants]
         table = (ctypes.c_int64 * max(1, len(addresses)))(*addresses)
         status = (ctypes.c_int64 * 4)()
-        barrier = (ctypes.c_int64 * 1)(0)
         with self._lock:
             arena = self._arenas.pop() if self._arenas else None
         if arena is None:
             arena = block(max(1, self.artifact.arena))
         try:
-            place, steps = arena.ctypes.data, max(1, last - first)
-            choice = self._choice if self.seconds * steps >= _WORTH_WAKING else None
-            count = choice.next() if choice is not None else 1
-            start = time.perf_counter()
-
-            def work(me: int, all: int, _held: Any = (arrays, arena)) -> None:  # helpers keep the memory alive
-                self._step(table, place, status, barrier, me, all, first, last)
-
-            threads.run(count, work)
-            self.pace = (time.perf_counter() - start) / steps
-            if choice is not None:
-                choice.learn(count, self.pace)
+            while first < last and not status[0]:
+                first = self._some((table, arena, status, arrays), first, last)
         finally:
             with self._lock:
                 self._arenas.append(arena)
         if status[0]:
             self._raise(status[0] - 1, status[1])
+
+    def _some(self, memory: tuple[Any, ...], first: int, last: int) -> int:
+        """Run from step `first` to `last`, or less far where a number of threads is only tried; where it ended."""
+        table, arena, status, _ = memory
+        choice = self._choice if self.seconds * (last - first) >= _WORTH_WAKING else None
+        count, most = choice.next() if choice is not None else (1, math.inf)
+        if most < math.inf:
+            last = min(last, first + max(1, int(most / (self.pace or self.seconds))))
+        place, until, barrier = arena.ctypes.data, last, (ctypes.c_int64 * 1)(0)
+        start = time.perf_counter()
+
+        def work(me: int, all: int, _held: Any = memory) -> None:  # helpers keep the memory alive
+            self._step(table, place, status, barrier, me, all, first, until)
+
+        threads.run(count, work)
+        self.pace = (time.perf_counter() - start) / (last - first)
+        if choice is not None:
+            choice.learn(count, self.pace)
+        return last
 
     def _raise(self, check: int, index: int) -> None:
         found = self.artifact.checks[check]

@@ -10,6 +10,7 @@ alone, with the same results. A forked child starts without helpers.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
@@ -20,6 +21,7 @@ _TRIED = 2  # runs of each number before one is chosen
 _TRY_ONE = 40  # runs after which one thread is tried again
 _TRY_ALL = 10  # and all again: what disturbed them may be over
 _REMEMBERED = 6  # times that are kept of each number
+_TRIAL = 2e-3  # seconds that a run of the other number should last: it is likely to be slower
 
 
 def available() -> int:
@@ -39,23 +41,29 @@ class Choice:
 
     Helpers that have to share their processor with other programs can be slower than none, so the other number is
     tried now and then. A number counts with the least of its last times, so that a single run that was disturbed, or
-    that loaded code and data, changes nothing.
+    that loaded code and data, changes nothing. Where a step takes less than half of the seconds that it is thought to
+    take `alone`, on one thread, the helpers surely have their processors, and one thread is not tried.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, alone: float = 0.0) -> None:
+        self._most, self._alone = most, alone
         self._times: dict[int, deque[float]] = {n: deque(maxlen=_REMEMBERED) for n in (most, 1)}
         self._runs = 0
 
-    def next(self) -> int:
-        """How many threads the next run should have."""
+    def next(self) -> tuple[int, float]:
+        """How many threads the next run should have, and how many seconds it should last at most."""
         self._runs += 1
-        fewest = min(self._times, key=lambda n: len(self._times[n]))
-        if len(self._times[fewest]) < _TRIED:
-            return fewest
-        best = min(self._times, key=lambda n: min(self._times[n]))
+        several, one = self._times[self._most], self._times[1]
+        if len(several) < _TRIED:
+            return self._most, _TRIAL
+        if min(several) < self._alone / 2:
+            return self._most, math.inf
+        if len(one) < _TRIED:
+            return 1, _TRIAL
+        best, other = (self._most, 1) if min(several) <= min(one) else (1, self._most)
         if self._runs % (_TRY_ALL if best == 1 else _TRY_ONE) == 0:
-            return next(n for n in self._times if n != best)
-        return best
+            return other, _TRIAL
+        return best, math.inf
 
     def learn(self, threads: int, seconds: float) -> None:
         """Keep how long a step took with so many threads."""
