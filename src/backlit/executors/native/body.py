@@ -196,54 +196,39 @@ class Body:
         """The finished kernel; None where it has nothing to do."""
         if not self.writes or 0 in self.space:
             return None
-        code, offsets = self._without_offsets()
-        reduced, code = sorted_inner(self.space, self.reduced, code)
-        space, reduced, code = collapsed(self.space, reduced, code)
+        places = [i.place for i in self.code if i.place is not None]
+        extents, outer = self.space + self.reduced, len(self.space)
+        groups = collapsed(extents, outer, sorted_inner(extents, outer, places), places)
+        sizes = [(math.prod(extents[a] for a in g), g[0] < outer) for g in groups]
+        offsets = self._offsets()
+        code = [moved(i, -offsets[i.argument] if i.argument >= 0 else 0, groups) for i in self.code]
         kernel = Nest(
-            space, reduced, tuple(code[: self.prologue]), tuple(code[self.prologue :]),
-            tuple(b.type.dtype for b in self.arguments),
+            tuple(n for n, o in sizes if o), tuple(n for n, o in sizes if not o), tuple(code[: self.prologue]),
+            tuple(code[self.prologue :]), tuple(b.type.dtype for b in self.arguments),
         )  # fmt: skip
         arguments = tuple(zip(self.arguments, offsets, strict=True))
         return Call(kernel, arguments, tuple(sorted(self.writes)), nodes, tuple(self.checked), label)
 
-    def _without_offsets(self) -> tuple[list[Instruction], list[int]]:
+    def _offsets(self) -> list[int]:
         """An offset that all accesses of an argument share belongs to the call: kernels that differ in it are equal."""
-        offsets = []
-        for k in range(len(self.arguments)):
-            found = [i.place.offset for i in self.code if i.argument == k and i.place is not None]
-            offsets.append(min(found, default=0))
-        code = [
-            replace(i, place=i.place.plus(-offsets[i.argument])) if i.argument >= 0 and i.place is not None else i
-            for i in self.code
-        ]
-        return code, offsets
+        found: dict[int, int] = {}
+        for i in self.code:
+            if i.argument >= 0 and i.place is not None:
+                found[i.argument] = min(found.get(i.argument, i.place.offset), i.place.offset)
+        return [found.get(k, 0) for k in range(len(self.arguments))]
 
 
-def sorted_inner(
-    space: tuple[int, ...], reduced: tuple[int, ...], code: Sequence[Instruction]
-) -> tuple[tuple[int, ...], list[Instruction]]:
-    """The reduced axes from the longest step through memory to the shortest."""
-    outer = len(space)
-    order = sorted(
-        range(len(reduced)), key=lambda a: -sum(abs(i.place.strides[outer + a]) for i in code if i.place is not None)
-    )
-    axes = [*range(outer), *(outer + a for a in order)]
-    moved = [
-        replace(i, place=Affine(i.place.offset, tuple(i.place.strides[a] for a in axes))) if i.place is not None else i
-        for i in code
-    ]
-    return tuple(reduced[a] for a in order), moved
+def sorted_inner(extents: tuple[int, ...], outer: int, places: Sequence[Affine]) -> list[int]:
+    """The axes, those from `outer` on from the longest step through memory to the shortest."""
+    inner = range(outer, len(extents))
+    return [*range(outer), *sorted(inner, key=lambda a: -sum(abs(p.strides[a]) for p in places))]
 
 
-def collapsed(
-    space: tuple[int, ...], reduced: tuple[int, ...], code: Sequence[Instruction]
-) -> tuple[tuple[int, ...], tuple[int, ...], list[Instruction]]:
-    """Without axes of size 1, and with neighbouring axes made one where every access goes through both evenly."""
-    extents = space + reduced
-    outer = len(space)
-    places = [i.place for i in code if i.place is not None]
+def collapsed(extents: tuple[int, ...], outer: int, axes: Sequence[int], places: Sequence[Affine]) -> list[list[int]]:
+    """The axes without those of size 1, neighbouring ones together where every access goes through both evenly."""
     groups: list[list[int]] = []
-    for axis, n in enumerate(extents):
+    for axis in axes:
+        n = extents[axis]
         if n == 1:
             continue
         if groups and (groups[-1][-1] < outer) == (axis < outer):
@@ -252,14 +237,15 @@ def collapsed(
                 groups[-1].append(axis)
                 continue
         groups.append([axis])
-    made = [
-        replace(i, place=Affine(i.place.offset, tuple(i.place.strides[g[-1]] for g in groups)))
-        if i.place is not None
-        else i
-        for i in code
-    ]
-    sizes = [(math.prod(extents[a] for a in g), g[0] < outer) for g in groups]
-    return tuple(n for n, o in sizes if o), tuple(n for n, o in sizes if not o), made
+    return groups
+
+
+def moved(i: Instruction, offset: int, groups: Sequence[Sequence[int]]) -> Instruction:
+    """The instruction at a place that is so much further on, each group of axes one axis."""
+    if i.place is None:
+        return i
+    place = Affine(i.place.offset + offset, tuple(i.place.strides[g[-1]] for g in groups))
+    return Instruction(i.op, i.inputs, i.dtype, i.params, i.argument, place, i.axes, i.hint)
 
 
 def uniform(node: Node) -> Any | None:

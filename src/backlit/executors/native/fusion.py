@@ -234,29 +234,28 @@ class Fusion:
     def leaves(self, root: Node) -> Iterator[tuple[Node, bool]]:
         """The nodes with a home that `root` reads, and whether it reads them at its own place."""
         seen: set[tuple[Node, bool]] = set()
-        stack = [(i, aligned) for i, aligned in self._operands(root, True)]
+        home, stack = self.home, self._operands(root, True)
         while stack:
-            node, aligned = stack.pop()
-            if (node, aligned) in seen:
+            pair = stack.pop()
+            if pair in seen:
                 continue
-            seen.add((node, aligned))
+            seen.add(pair)
+            node, aligned = pair
             source = node.inputs[0] if node.op == "item" else node
-            if source in self.home:
+            if source in home:
                 yield source, aligned and source is node
-            elif node.op not in ("input", "constant"):
-                stack.extend(self._operands(node, aligned))
+            elif node.inputs:
+                stack += self._operands(node, aligned)
 
-    def _operands(self, node: Node, aligned: bool) -> Iterator[tuple[Node, bool]]:
-        for k, i in enumerate(node.inputs):
-            if len(i.types) > 1:
-                yield i, False
-                continue
-            same = squeezed(i) == squeezed(node)
-            if node.op in VIEWS:
-                same = same and node.op in ("reshape", "broadcast_to", "stop_gradient")
-            elif not is_pointwise(node) or (node.op == "gather" and k == 0):
-                same = False
-            yield i, aligned and same
+    def _operands(self, node: Node, aligned: bool) -> list[tuple[Node, bool]]:
+        if not aligned:
+            return [(i, False) for i in node.inputs]
+        op, shape = node.op, squeezed(node)
+        same = op in ("reshape", "broadcast_to", "stop_gradient") if op in VIEWS else is_pointwise(node)
+        found = [(i, same and len(i.types) == 1 and squeezed(i) == shape) for i in node.inputs]
+        if op == "gather":
+            found[0] = found[0][0], False
+        return found
 
     # --- improving
 
