@@ -41,9 +41,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Of equal kernels one is kept, so that they are quickly compared from here on."""
-        kept: dict[Any, Any] = {}
         for call in self.calls():
-            call.kernel = kept.setdefault(call.kernel, call.kernel)
+            call.kernel = _one(call.kernel)
 
     def __str__(self) -> str:
         return self.text
@@ -65,6 +64,12 @@ class Plan:
     def seconds(self) -> float:
         """About how long one run (one step of a loop) takes on one thread."""
         return self.flops / 80e9 + self.bytes / 20e9 + 1e-7 * len(self.calls())
+
+
+@lru_cache(maxsize=4096)
+def _one(kernel: Any) -> Any:
+    """The first kernel that was equal to this one."""
+    return kernel
 
 
 def _calls(steps: Sequence[Any]) -> Any:
