@@ -46,7 +46,7 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     epoch = Stretch({"x": given.x, "y": given.y}, given.rows)
     step = trainer.program("train", epoch)
     data = [epoch.data[r] for r in ROLES if r in epoch.data]
-    carried = step.run.storage.arrays()  # type: ignore[attr-defined]
+    carried, _ = step.run.storage.arrays()  # type: ignore[attr-defined]
     for new, old in zip(carried, flatten(trainer.moment.carry)[0], strict=True):
         np.copyto(new, old)
     steps = len(epoch.rows)

@@ -59,7 +59,7 @@ def rate(kind: str, shape: Shape, dtype: str, seconds: float) -> float:
     names, function = work[kind]
     rng = np.random.default_rng(0)
     graph = bl.trace(function, *(np.zeros(sizes[n], dtype) for n in names))
-    arrays = Storage([n.type for n in [*graph.inputs, *graph.outputs]]).arrays()
+    arrays = Storage([n.type for n in [*graph.inputs, *graph.outputs]]).arrays()[0]
     for array in arrays:
         array[...] = rng.standard_normal(array.shape)
     whole = plan(prepared(graph))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from backlit.errors import StructureError
-from backlit.pytree import as_array, flatten, leaves_like, map_leaves, unflatten
+from backlit.pytree import as_array, flatten, leaves, leaves_like, map_leaves, unflatten
 
 Point = namedtuple("Point", "x y")
 
@@ -45,6 +45,11 @@ def test_what_is_taken_apart_can_be_put_together(tree):
     assert hash(structure) == hash(flatten(tree)[2])
     assert [leaf for leaf, _ in leaves_like(structure, tree)] == leaves
     assert map_leaves(lambda a, b: a - b, tree, tree) == map_leaves(lambda a: 0, tree)
+
+
+@given(trees)
+def test_leaves_alone_are_those_of_flatten(tree):
+    assert leaves(tree) == flatten(tree)[0]
 
 
 def test_paths_read_like_the_code_that_reaches_a_leaf():

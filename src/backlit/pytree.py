@@ -83,6 +83,30 @@ def _flatten(tree: Any, path: str, leaves: list[Any], paths: list[str]) -> Struc
     return Structure(kind, keys, inner, static)
 
 
+def leaves(tree: Any) -> list[Any]:
+    """The leaves alone, in the order of `flatten`, in a fraction of its time."""
+    found: list[Any] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Any]) -> None:
+    kind = type(tree)
+    if kind is np.ndarray:
+        found.append(tree)
+    elif kind is dict:
+        for child in tree.values():
+            _collect(child, found)
+    elif kind is tuple or kind is list:
+        for child in tree:
+            _collect(child, found)
+    elif (parts := _parts(tree)) is None:
+        found.append(tree)
+    else:
+        for child in parts[2]:
+            _collect(child, found)
+
+
 def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
     """The tree of this structure with these leaves, in the order of `flatten`."""
     return _unflatten(structure, iter(leaves))
@@ -91,11 +115,13 @@ def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
 def _unflatten(s: Structure, rest: Iterator[Any]) -> Any:
     if s.kind is None:
         return next(rest)
-    children = [_unflatten(c, rest) for c in s.children]
-    if s.kind is type(None):
-        return None
+    children = [next(rest) if c.kind is None else _unflatten(c, rest) for c in s.children]
     if s.kind is dict:
         return dict(zip(s.keys, children, strict=True))
+    if s.kind is tuple:
+        return tuple(children)
+    if s.kind is type(None):
+        return None
     if issubclass(s.kind, tuple) and hasattr(s.kind, "_fields"):
         return s.kind(*children)
     if issubclass(s.kind, list | tuple):

@@ -134,7 +134,7 @@ def check_arguments(inputs: Sequence[Any], arrays: Sequence[Array]) -> None:
     if len(arrays) != len(inputs):
         raise ShapeError(f"{len(arrays)} arguments for {len(inputs)} inputs")
     for node, array in zip(inputs, arrays, strict=True):
-        if Type(array.dtype, array.shape) != node.type:
+        if array.dtype != node.type.dtype or array.shape != node.type.shape:
             raise ShapeError(f"the argument {node.name} is {Type(array.dtype, array.shape)}, not {node.type}")
 
 

@@ -26,7 +26,7 @@ from backlit.nn.losses import Loss
 from backlit.nn.metrics import Metric, WholeMetric
 from backlit.nn.targets import columns, weights_like
 from backlit.ops.record import Value
-from backlit.pytree import Structure, flatten, map_leaves, unflatten
+from backlit.pytree import Structure, flatten, leaves, map_leaves, unflatten
 from backlit.tracing import refuse_leaks, trace_function, type_of
 from backlit.train.feeding import ROLES, Stretch
 from backlit.transforms import value_and_grad
@@ -211,8 +211,8 @@ class Program:
 
     def __call__(self, carry: Tree, stretch: Stretch) -> tuple[Tree, Tree]:
         """The carried values after the steps, and the watched ones, one row a step."""
-        leaves, rows = self.run(flatten(carry)[0], [stretch.data[r] for r in ROLES if r in stretch.data], stretch.rows)
-        return unflatten(self.carried, leaves), unflatten(self.watched, rows)
+        state, rows = self.run(leaves(carry), [stretch.data[r] for r in ROLES if r in stretch.data], stretch.rows)
+        return unflatten(self.carried, state), unflatten(self.watched, rows)
 
 
 def compile_step(

@@ -55,8 +55,8 @@ def results(graph, arguments, target="host", shares=1, donate=()):
             assert all(memory[:GUARD] == 0xFF)
             assert all(memory[-GUARD:] == 0xFF), "something was written behind a result"
         found.append(out)
-        for arena in code._arenas:
-            soiled(arena)
+        for frame in code.frames:
+            soiled(frame.arena)
     for a, b in zip(*found, strict=True):
         same(a, b)
     return found[1]
@@ -143,8 +143,8 @@ def a_loop(steps, k):
         code.seconds = 1.0
         loop._codes[(rows,) * 3] = code
         loop(state, data, index)
-        for arena in code._arenas:
-            soiled(arena)
+        for frame in code.frames:
+            soiled(frame.arena)
         new, kept = loop(state, data, index)
         found.append([*new, *kept])
     for a, b in zip(found[0], [*wanted[0], *wanted[1]], strict=True):

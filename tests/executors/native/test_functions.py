@@ -61,3 +61,10 @@ def test_accuracy(name, dtype, target):
 def test_numbers_and_vectors_agree(name):
     x = points(name, "float32", 256)
     np.testing.assert_array_equal(compiled(name, "float32", 1, "host")(x), compiled(name, "float32", 8, "host")(x))
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_nan_stays_whatever_its_bits_are(name):
+    bits = np.array([0x7FC00000, 0x7FC00123, 0xFFC00001, 0x7FFFFFFF, 0x7F800001, 0xFFD23456, 0x7FC000FF, 0x7FEDCBA9])
+    x = bits.astype(np.uint32).view(np.float32)
+    assert np.isnan(compiled(name, "float32", 4, "host")(x)).all()

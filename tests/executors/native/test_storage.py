@@ -24,7 +24,8 @@ def test_blocks_start_with_a_cache_line_and_are_zero(size):
 
 def test_arrays_do_not_overlap_and_are_aligned():
     types = [Type(F32, (3, 5)), Type(np.dtype(bool), ()), Type(F32, (0, 4)), Type(np.dtype(np.int64), (7,))]
-    arrays = Storage(types).arrays()
+    arrays, places = Storage(types).arrays()
+    assert [a.ctypes.data for a in arrays] == places
     assert [Type(a.dtype, a.shape) for a in arrays] == types
     assert all(a.ctypes.data % 64 == 0 and a.flags.writeable for a in arrays)
     for k, a in enumerate(arrays):
@@ -34,13 +35,13 @@ def test_arrays_do_not_overlap_and_are_aligned():
 
 def test_memory_is_used_again_only_when_all_views_are_gone():
     storage = Storage([Type(F32, (10,)), Type(F32, (10,))])
-    first = storage.arrays()
+    first = storage.arrays()[0]
     place, view = first[0].ctypes.data, first[1][2:]
     del first
-    second = storage.arrays()
+    second = storage.arrays()[0]
     assert second[0].ctypes.data != place
     del view
-    assert storage.arrays()[0].ctypes.data == place
+    assert storage.arrays()[0][0].ctypes.data == place
 
 
 def test_a_loop_leaves_what_it_gave_out_and_takes_back_what_was_given_up():

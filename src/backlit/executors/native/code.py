@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.digest import digest
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import ENTRY
-from backlit.executors.native.storage import block
+from backlit.executors.native.storage import address, block
 from backlit.executors.native.target import Target
 from backlit.garbage import uncollected
 from backlit.ir import Graph
@@ -29,8 +28,24 @@ _WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_STATUS, _BARRIER, _TABLE = 0, 8, 16  # places in a frame, in words: each at a cache line of its own
+
+
+class Frame:
+    """The memory of one run: status and barrier, the table of addresses, the arena of intermediate values."""
+
+    def __init__(self, table: int, arena: int) -> None:
+        words = _TABLE + -(-table // 8) * 8
+        memory = block(8 * words + arena)
+        self.arena = memory[8 * words :]
+        self.words = (ctypes.c_int64 * words).from_buffer(memory)  # keeps the memory
+        self.table = slice(_TABLE, _TABLE + table)
+        start = ctypes.addressof(self.words)
+        self.places = tuple(start + 8 * word for word in (_TABLE, words, _STATUS, _BARRIER))
+
+
 class Code:
-    """An artifact ready to run. May be run by several Python threads at once: each run has an arena of its own."""
+    """An artifact ready to run. May be run by several Python threads at once: each run has a frame of its own."""
 
     def __init__(self, artifact: Artifact, target: Target) -> None:
         self.artifact, self.shares, self.seconds = artifact, artifact.shares, artifact.seconds
@@ -39,42 +54,48 @@ class Code:
         self._step = self._code.function(ENTRY, p, p, p, p, n, n, n, n)
         self.pace = 0.0  # seconds that a step took in the last run
         self._choice = threads.Choice(self.shares, self.seconds) if self.shares > 1 else None
-        self._constants = [a.ctypes.data for a in artifact.constants]
-        self._arenas: list[Array] = []
-        self._lock = threading.Lock()
+        self._constants = [address(a) for a in artifact.constants]
+        self.frames: list[Frame] = []  # of runs that have ended
 
     def run(self, arrays: Sequence[Array], first: int, last: int) -> None:
         """Run the program on the memory of its inputs and outputs. Raises IndexingError for an index out of range."""
-        addresses = [*(a.ctypes.data for a in arrays), *self._constants]
-        table = (ctypes.c_int64 * max(1, len(addresses)))(*addresses)
-        status = (ctypes.c_int64 * 4)()
-        with self._lock:
-            arena = self._arenas.pop() if self._arenas else None
-        if arena is None:
-            arena = block(max(1, self.artifact.arena))
-        try:
-            while first < last and not status[0]:
-                first = self._some((table, arena, status, arrays), first, last)
-        finally:
-            with self._lock:
-                self._arenas.append(arena)
-        if status[0]:
-            self._raise(status[0] - 1, status[1])
+        self.run_at([*map(address, arrays)], first, last, arrays)
 
-    def _some(self, memory: tuple[Any, ...], first: int, last: int) -> int:
+    def run_at(self, addresses: Sequence[int], first: int, last: int, held: Any) -> None:
+        """The same by the addresses of inputs and outputs. `held` keeps their memory while somebody works on it."""
+        try:
+            frame = self.frames.pop()
+        except IndexError:
+            frame = Frame(len(addresses) + len(self._constants), self.artifact.arena)
+        try:
+            words = frame.words
+            words[frame.table] = [*addresses, *self._constants]
+            ctypes.memset(words, 0, 8 * _BARRIER)
+            while first < last and not words[_STATUS]:
+                first = self._some(frame, held, first, last)
+            failed, index = words[_STATUS], words[_STATUS + 1]
+        finally:
+            self.frames.append(frame)
+        if failed:
+            self._raise(failed - 1, index)
+
+    def _some(self, frame: Frame, held: Any, first: int, last: int) -> int:
         """Run from step `first` to `last`, or less far where a number of threads is only tried; where it ended."""
-        table, arena, status, _ = memory
         choice = self._choice if self.seconds * (last - first) >= _WORTH_WAKING else None
         count, most = choice.next() if choice is not None else (1, math.inf)
         if most < math.inf:
             last = min(last, first + max(1, int(most / (self.pace or self.seconds))))
-        place, until, barrier = arena.ctypes.data, last, (ctypes.c_int64 * 1)(0)
+        frame.words[_BARRIER] = 0
         start = time.perf_counter()
+        if count == 1:
+            self._step(*frame.places, 0, 1, first, last)
+        else:
+            until = last
 
-        def work(me: int, all: int, _held: Any = memory) -> None:  # helpers keep the memory alive
-            self._step(table, place, status, barrier, me, all, first, until)
+            def work(me: int, all: int, _held: Any = held) -> None:  # helpers keep the memory alive
+                self._step(*frame.places, me, all, first, until)
 
-        threads.run(count, work)
+            threads.run(count, work)
         self.pace = (time.perf_counter() - start) / (last - first)
         if choice is not None:
             choice.learn(count, self.pace)

@@ -57,11 +57,21 @@ _FORMATS = {F32: _SINGLE, F64: _DOUBLE}
 
 
 def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
-    """By Horner's rule; coefficients from the lowest power."""
-    result = x.f.const(coefficients[-1], x.dtype, x.lanes)
-    for c in reversed(coefficients[:-1]):
-        result = x.f.fma(result, x, c)
-    return result
+    """By Estrin's rule: neighbours are joined in pairs, which need not wait for one another, then pairs of pairs with
+    x^2, and so on. Coefficients from the lowest power."""
+    terms: list[Any] = list(coefficients)
+    while len(terms) > 1:
+        joined = [_join(x, low, high) for low, high in zip(terms[::2], terms[1::2], strict=False)]
+        terms = joined + terms[2 * len(joined) :]
+        if len(terms) > 1:
+            x = x * x
+    return terms[0]  # type: ignore[no-any-return]
+
+
+def _join(x: Value, low: Any, high: Any) -> Value:
+    """low + high x, of which both may be numbers."""
+    high = high if isinstance(high, Value) else x.f.const(high, x.dtype, x.lanes)
+    return x.f.fma(high, x, low)
 
 
 def absolute(x: Value) -> Value:
@@ -103,13 +113,10 @@ def exp(x: Value) -> Value:
     """e^x: inf above the range, gradual underflow to 0 below it."""
     form = _FORMATS[x.dtype]
     _, bits, r = _reduced(clamp(x, form.smallest, form.largest))
-    value = (_expm1_reduced(r, form.exp) + 1.0).bitcast(form.integer)
-    whole, half = (
-        bits << form.bits,
-        (bits >> 1) << form.bits,
-    )  # n and n / 2 where exponents are: the rest is shifted out
-    rest = whole - half + (form.bias << form.bits)
-    return (value + half).bitcast(x.dtype) * rest.bitcast(x.dtype)  # in two steps, since 2^n itself may leave the range
+    # n and n / 2 where exponents are, the rest is shifted out; in two steps, since 2^n itself may leave the range
+    whole, half, one = bits << form.bits, (bits >> 1) << form.bits, form.bias << form.bits
+    power = (half + one).bitcast(x.dtype)
+    return x.f.fma(_expm1_reduced(r, form.exp), power, power) * (whole - half + one).bitcast(x.dtype)
 
 
 def expm1(x: Value) -> Value:

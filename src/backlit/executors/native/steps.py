@@ -17,7 +17,7 @@ from backlit.executors.api import Array
 from backlit.executors.native.code import Code, compiled, usable
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import Plan, plan_loop
-from backlit.executors.native.storage import Storage
+from backlit.executors.native.storage import Layout, Storage, address
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Type, make_node, substitute
 from backlit.tracing import input_node
@@ -31,7 +31,13 @@ class Steps:
     def __init__(self, step: Graph, carry: int, rows: int, target: Target) -> None:
         self.step, self.carry, self.rows, self.target = step, carry, rows, target
         self._codes: dict[tuple[int, ...], Code] = {}
-        self.storage = Storage([n.type for n in step.inputs[:carry]])
+        state, batches = step.inputs[:carry], step.inputs[carry:]
+        self._state = [n.type.dtype for n in state], [n.type.shape for n in state]
+        self._rows = [n.type.dtype for n in batches], [n.type.shape[1:] for n in batches]
+        self._batch = batches[0].type.shape[0] if batches else 0
+        self.storage = Storage([n.type for n in state])
+        self._outputs = step.outputs[carry:]
+        self._room = -1, Layout([])  # where watched outputs lie, for a number of steps
         self._lock = threading.Lock()
 
     def __call__(
@@ -40,42 +46,57 @@ class Steps:
         self._check(state, data, row_index)
         code = self.code([len(d) for d in data])
         steps = len(row_index)
-        carried = self.storage.arrays()
+        carried, places = self.storage.arrays()
         for new, old in zip(carried, state, strict=True):
-            np.copyto(new, old)
-        watched = [np.empty((steps, *o.type.shape), o.type.dtype) for o in self.step.outputs[self.carry :]]
-        chosen = np.ascontiguousarray(row_index, np.int64)
-        arrays = [*(usable(d) for d in data), chosen, *carried, *watched]
+            new[...] = old
+        watched, kept = self._watched(steps)
+        given = [*(usable(d) for d in data), np.ascontiguousarray(row_index, np.int64)]
+        addresses = [*map(address, given), *places, *kept]
+        held = given, carried, watched
         done = 0
         while done < steps:
             last = min(steps, done + max(1, int(STRETCH / code.pace) if code.pace else 1))
-            code.run(arrays, done, last)
+            code.run_at(addresses, done, last, held)
             done = last
         return carried, watched
 
+    def _watched(self, steps: int) -> tuple[list[Array], list[int]]:
+        """Room for the watched outputs of so many steps, and its addresses."""
+        if self._room[0] != steps:
+            self._room = steps, Layout([o.type.with_shape((steps, *o.type.shape)) for o in self._outputs])
+        layout = self._room[1]
+        return layout.arrays(np.empty(max(1, layout.size), np.uint8))
+
     def _check(self, state: Sequence[Array], data: Sequence[Array], row_index: Array) -> None:
-        inputs = self.step.inputs
+        """Raise ShapeError unless the arguments are of the step's types. Lists are compared whole, which is fast."""
         if len(state) != self.carry or len(data) != self.rows:
             raise ShapeError(f"{len(state)} carried values and {len(data)} data sets for {self.carry} and {self.rows}")
-        for node, array in zip(inputs[: self.carry], state, strict=True):
-            if Type(array.dtype, array.shape) != node.type:
-                raise ShapeError(f"the carried value {node.name} is {Type(array.dtype, array.shape)}, not {node.type}")
-        for node, array in zip(inputs[self.carry :], data, strict=True):
-            row = node.type.shape[1:]
-            if array.dtype != node.type.dtype or array.shape[1:] != row:
-                raise ShapeError(f"the rows of {node.name} are {Type(array.dtype, array.shape[1:])}, not {node.type}")
-            if row_index.ndim != 2 or row_index.shape[1] != node.type.shape[0] or row_index.dtype.kind not in "iu":
-                raise ShapeError(f"the row indices have the shape {row_index.shape}, not (steps, {node.type.shape[0]})")
+        inputs = self.step.inputs
+        if ([a.dtype for a in state], [a.shape for a in state]) != self._state:
+            for node, array in zip(inputs, state, strict=False):
+                found = Type(array.dtype, array.shape)
+                if found != node.type:
+                    raise ShapeError(f"the carried value {node.name} is {found}, not {node.type}")
+        if ([a.dtype for a in data], [a.shape[1:] for a in data]) != self._rows:
+            for node, array in zip(inputs[self.carry :], data, strict=True):
+                found = Type(array.dtype, array.shape[1:])
+                if found != node.type.with_shape(node.type.shape[1:]):
+                    raise ShapeError(f"the rows of {node.name} are {found}, not {node.type}")
+        shape = row_index.shape
+        if data and (len(shape) != 2 or shape[1] != self._batch or row_index.dtype.kind not in "iu"):
+            raise ShapeError(f"the row indices have the shape {shape}, not (steps, {self._batch})")
 
     def code(self, lengths: Sequence[int]) -> Code:
         """The compiled loop for data sets of these lengths."""
+        key = tuple(lengths)
+        found = self._codes.get(key)
+        if found is not None:
+            return found
         with self._lock:
-            found = self._codes.get(tuple(lengths))
-            if found is None:
+            if key not in self._codes:
                 how = "loop", self.carry, *lengths
-                found = compiled(self.step, self.target, lambda: self.plan(lengths, sources=False), *how)
-                self._codes[tuple(lengths)] = found
-        return found
+                self._codes[key] = compiled(self.step, self.target, lambda: self.plan(lengths, sources=False), *how)
+            return self._codes[key]
 
     def plan(self, lengths: Sequence[int], sources: bool = True) -> Plan:
         """The plan of the loop for data sets of these lengths."""
