@@ -1,4 +1,4 @@
-"""exp, log, tanh and their kin are right to a few units in the last place, for numbers and vectors of any width."""
+"""exp, log, tanh, erf and their kin are right to a few units in the last place, for numbers and for vectors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import ctypes
 
 import numpy as np
 import pytest
+import scipy.special
 
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.jit import Loaded, object_code
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.target import known
+from backlit.ops.record import OPS
 
-UNITS = {"exp": 1.0, "expm1": 2.0, "log": 1.0, "log1p": 2.0, "tanh": 3.0}
+UNITS = {"erf": 3.0, "exp": 1.0, "expm1": 2.0, "log": 1.0, "log1p": 2.0, "tanh": 3.0}
 
 
 def compiled(name, dtype, lanes, target):
@@ -21,7 +23,8 @@ def compiled(name, dtype, lanes, target):
     dtype, module = np.dtype(dtype), Module(known(target))
     f = Function(module, "run", [(POINTER, "x"), (POINTER, "y"), (I64, "n")], linkage="")
     x, y, n = f.arguments
-    f.loop(0, n, lanes, lambda i: f.store(getattr(SCALARS, name)(f.load(x.at(i, dtype), dtype, lanes)), y.at(i, dtype)))
+    form = OPS[name].scalar
+    f.loop(0, n, lanes, lambda i: f.store(form(SCALARS, f.load(x.at(i, dtype), dtype, lanes)), y.at(i, dtype)))
     code = Loaded([object_code(module.text(), module.target, jit=True)], module.target)
     run = code.function("run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
@@ -51,10 +54,34 @@ def points(name, dtype, n=1 << 14):
 @pytest.mark.parametrize("target", ["host", "sse2"])
 def test_accuracy(name, dtype, target):
     x = points(name, dtype)
-    wanted = getattr(np, name)(x.astype(np.longdouble))
+    of = scipy.special.erf if name == "erf" else getattr(np, name)
+    wanted = of(x.astype(np.float64 if name == "erf" else np.longdouble)).astype(np.longdouble)
     got = compiled(name, dtype, 4, target)(x)
     unit = np.spacing(np.abs(wanted.astype(dtype))).astype(np.longdouble)
     assert np.max(np.abs(got - wanted) / unit) <= UNITS[name]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("target", ["host", "sse2"])
+def test_powers_that_are_not_normal_numbers(dtype, target):
+    """Denormal results are the nearest or the next to it; where the range ends, 0 and infinity."""
+    info, low, high = np.finfo(dtype), np.log(np.finfo(dtype).smallest_subnormal), np.log(np.finfo(dtype).max)
+    x = np.linspace(1.001 * float(low), float(np.log(info.tiny)), 4096).astype(dtype)
+    wanted = np.exp(x.astype(np.longdouble))
+    assert np.max(np.abs(compiled("exp", dtype, 4, target)(x) - wanted)) <= info.smallest_subnormal
+    ends = np.array([high * 1.001, np.inf, low * 1.1, -np.inf, np.nan, -0.0, 0.0, high * 0.9999], dtype)
+    got = compiled("exp", dtype, 4, target)(ends)
+    np.testing.assert_array_equal(got[:7], np.array([np.inf, np.inf, 0, 0, np.nan, 1, 1], dtype))
+    assert np.isfinite(got[7])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("target", ["host", "sse2"])
+def test_erf_at_its_ends(dtype, target):
+    x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 30, -30, 1e-30], dtype)
+    got = compiled("erf", dtype, 4, target)(x)
+    np.testing.assert_array_equal(got[:7], np.array([1, -1, np.nan, 0.0, -0.0, 1, -1], dtype))
+    np.testing.assert_array_equal(np.signbit(got[3:5]), [False, True])
 
 
 @pytest.mark.parametrize("name", UNITS)
