@@ -40,6 +40,37 @@ def test_the_gradient_of_a_convolution_is_a_convolution(stride, dilation, paddin
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "kw", "places"),
+    [
+        ((8, 33, 32, 16), (3, 3, 16, 32), {"stride": 2, "padding": "same"}, (3, 3)),  # no zeros between are multiplied
+        ((8, 32, 35, 16), (5, 5, 16, 17), {"stride": 2}, (5,)),  # of the last axis alone: 25 places take much memory
+        ((8, 33, 32, 16), (3, 3, 16, 32), {"stride": (2, 1)}, (3,)),
+        ((64, 14, 14, 6), (5, 5, 6, 16), {}, (5,)),  # 5 x 6 columns fill vectors, 6 do not
+        ((64, 14, 14, 6), (5, 5, 6, 16), {"dilation": (1, 2)}, (5,)),
+        ((8, 700, 7), (4, 7, 24), {"stride": 3}, (4,)),
+        ((64, 14, 14, 32), (5, 5, 32, 16), {}, ()),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_is_added_back_along_axes_where_a_convolution_would_waste_work(shape, size, kw, places, dtype):
+    n = programs.Normal(dtype)
+    x, w = n(*shape), n(*size)
+
+    def f(x, w):
+        return ops.mean(ops.conv(x, w, **kw) ** 2.0)
+
+    found = direct(simplify(bl.trace(bl.grad(f), x, w)))
+    legality.check(found)
+    assert [node.params["size"] for node in found.nodes if node.op == "fold"] == ([places] if places else [])
+    exact = [a.astype("float64") for a in (x, w)]
+    (wanted,) = Reference().compile(bl.trace(bl.grad(f), *exact))(*exact)
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    for target in ("host", "avx2", "sse2"):
+        (got,) = Native(target).compile(bl.trace(bl.grad(f), x, w))(x, w)
+        np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance * float(np.abs(wanted).max()))
+
+
 def test_of_the_gradient_by_a_padded_input_only_what_is_kept_is_computed():
     n = programs.Normal("float32")
     x, w = n(2, 8, 9, 3), n(3, 3, 3, 4)

@@ -9,12 +9,16 @@ turned round:
 where g' is g with s - 1 zeros between its elements and (k - 1) d before them. Nothing of the size of all windows is
 made. The same holds for the forward pass of a transposed convolution.
 
+Along an axis where that would multiply many zeros (a stride), or where few channels fill vectors badly, the product is
+made for every place in a window and added back into place along this axis alone.
+
 Of a convolution whose result is cut (the gradient by an input that was padded) only what is kept is computed: there
 are fewer zeros around g' then.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from backlit.executors.native.joined import joined
@@ -24,12 +28,16 @@ from backlit.executors.native.rectified import rectified
 from backlit.executors.native.remade import remade
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
-from backlit.ops.movement import flip
+from backlit.ops.movement import flip, permute_dims
 from backlit.ops.record import OPS, Value
 from backlit.ops.window import windows
 from backlit.passes import simplify
 from backlit.passes.rewrite import in_bodies, rewrite
 from backlit.tracing import Traced
+
+_FEW = 16  # channels that fill no more than a vector
+_PLACES = 9  # in a window that are added back one after the other: all of them take memory
+_WORK = 1 << 16  # a product that is worth more kernels than one
 
 
 def prepared(graph: Graph) -> Graph:
@@ -70,19 +78,60 @@ def _convolved(node: Node) -> Value | None:
     if not set(counts) <= set(left):
         return None
     low, high, between = ([0] * len(left) for _ in range(3))
-    for letter, axis, k, s, d in zip(counts, p["axes"], size, p["stride"], p["dilation"], strict=True):
-        at = left.index(letter)
+    sizes = dict(zip(left + right, a.type.shape + b.type.shape, strict=True))
+    channels = math.prod(sizes[c] for c in result[:ndim] if c in right)
+    direct, back = _ways(node, channels)
+    for n in direct:
+        axis, k, s, d = p["axes"][n], size[n], p["stride"][n], p["dilation"][n]
+        at = left.index(counts[n])
         reach = (product.type.shape[axis] - 1) * s + 1
         low[at], between[at] = (k - 1) * d, s - 1
-        high[at] = p["extent"][p["axes"].index(axis)] - reach
-    spread = Traced(a)
+        high[at] = p["extent"][n] - reach
+    seen = spread = Traced(a)
     if any(low) or any(high) or any(between):
-        spread = OPS["pad"](spread, low=tuple(low), high=tuple(high), between=tuple(between), value=0.0)
-    seen = windows(
-        spread, axes=tuple(left.index(c) for c in counts), size=size, stride=(1,) * len(size), dilation=p["dilation"]
-    )
-    turned = flip(Traced(b), tuple(sorted(right.index(c) for c in inside)))
-    return contract(seen, turned, spec=f"{left}{''.join(inside)},{right}->{result[:ndim]}")
+        seen = spread = OPS["pad"](spread, low=tuple(low), high=tuple(high), between=tuple(between), value=0.0)
+    if direct:
+        seen = windows(
+            spread, axes=tuple(left.index(counts[n]) for n in direct), size=tuple(size[n] for n in direct),
+            stride=(1,) * len(direct), dilation=tuple(p["dilation"][n] for n in direct),
+        )  # fmt: skip
+    turned = Traced(b)
+    if direct:
+        turned = flip(turned, tuple(sorted(right.index(inside[n]) for n in direct)))
+    near, far = "".join(inside[n] for n in direct), "".join(inside[n] for n in back)
+    outer = [c for c in result[:ndim] if c not in right]
+    made = "".join(outer) + far + "".join(c for c in result[:ndim] if c in right)  # channels last, as weights have them
+    found = contract(seen, turned, spec=f"{left}{near},{right}->{made}")
+    wanted = result[:ndim] + far
+    if made != wanted:
+        found = permute_dims(found, tuple(made.index(c) for c in wanted))
+    if not back:
+        return found
+    kept = {key: tuple(p[key][n] for n in back) for key in ("axes", "size", "stride", "dilation", "extent")}
+    return OPS["fold"](found, **kept)
+
+
+def _ways(node: Node, channels: int) -> tuple[list[int], list[int]]:
+    """The axes of a fold that become a convolution, and those along which is added back; by number."""
+    p, (product,) = node.params, node.inputs
+    back: list[int] = []
+    places = 1
+    for n in reversed(range(len(p["axes"]))):
+        axis, k = p["axes"][n], p["size"][n]
+        own = p["extent"][n] * k * _filled(channels)
+        other = product.type.shape[axis] * _filled(channels * k)
+        narrow = channels < _FEW and n == len(p["axes"]) - 1
+        worth = product.type.size * channels > _WORK and k > 1 and other < 0.7 * own and places * k <= _PLACES
+        if worth and (narrow or p["stride"][n] > 1):
+            back.insert(0, n)
+            places *= k
+    direct = [n for n in range(len(p["axes"])) if n not in back]
+    return direct, back
+
+
+def _filled(n: int) -> int:
+    """n numbers in whole vectors of eight."""
+    return -(-n // 8) * 8
 
 
 def _cut(node: Node) -> Value | None:
