@@ -71,6 +71,28 @@ def test_a_gradient_is_added_back_along_axes_where_a_convolution_would_waste_wor
         np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance * float(np.abs(wanted).max()))
 
 
+@pytest.mark.parametrize(("channels", "outputs", "groups"), [(8, 12, 4), (7, 7, 7), (6, 12, 6), (33, 3, 3)])
+@pytest.mark.parametrize("kw", [{}, {"stride": 2, "padding": "same"}, {"padding": 1, "dilation": 2}])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_gradient_of_a_convolution_in_groups_is_a_convolution(channels, outputs, groups, kw, dtype):
+    n = programs.Normal(dtype)
+    x, w = n(3, 13, 11, channels), n(3, 3, channels // groups, outputs)
+
+    def f(x, w):
+        return ops.mean(ops.tanh(ops.conv(x, w, groups=groups, **kw)) ** 2.0)
+
+    step = bl.grad(f, argnums=(0, 1))
+    found = direct(simplify(bl.trace(step, x, w)))
+    legality.check(found)
+    assert "stride" in kw or "fold" not in ops_of(found)
+    exact = [a.astype("float64") for a in (x, w)]
+    wanted = Reference().compile(bl.trace(step, *exact))(*exact)
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    for target in ("host", "avx2", "sse2"):
+        for a, b in zip(Native(target).compile(bl.trace(step, x, w))(x, w), wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(np.abs(b).max()))
+
+
 def test_of_the_gradient_by_a_padded_input_only_what_is_kept_is_computed():
     n = programs.Normal("float32")
     x, w = n(2, 8, 9, 3), n(3, 3, 3, 4)

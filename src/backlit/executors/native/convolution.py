@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from backlit.executors.native.index import split_axes
 from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
 from backlit.executors.native.pooling import spread_back
@@ -28,7 +29,7 @@ from backlit.executors.native.rectified import rectified
 from backlit.executors.native.remade import remade
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
-from backlit.ops.movement import flip, permute_dims
+from backlit.ops.movement import flip, permute_dims, reshape
 from backlit.ops.record import OPS, Value
 from backlit.ops.window import windows
 from backlit.passes import simplify
@@ -54,11 +55,32 @@ def direct(graph: Graph) -> Graph:
     readers.update(graph.outputs)
 
     def rule(node: Node, old: Node) -> Value | None:
+        if node.op == "fold" and node.inputs[0].op == "reshape" and node.inputs[0].inputs[0].op == "contract":
+            return _by_groups(node)
         if node.op == "fold" and node.inputs[0].op == "contract":
             return _convolved(node)
         return _cut(node) if node.op == "slice" and readers[old.inputs[0]] == 1 else None
 
     return rewrite(graph, rule)
+
+
+def _by_groups(node: Node) -> Value | None:
+    """fold(reshape(v)), where the reshape only makes groups of channels one axis, as reshape(fold(v))."""
+    (merged,) = node.inputs
+    (apart,) = merged.inputs
+    p, ndim = node.params, node.type.ndim
+    groups = split_axes(merged.type.shape, apart.type.shape)
+    if groups is None:
+        return None
+    for a in range(1, len(groups)):  # one channel a group: its axis belongs to the channels
+        while len(groups[a]) > 1 and groups[a][0] == 1:
+            groups[a - 1], groups[a] = (*groups[a - 1], 1), groups[a][1:]
+    if any(len(groups[a]) != 1 for a in (*p["axes"], *range(ndim, merged.type.ndim))):
+        return None
+    axes = tuple(sum(len(g) for g in groups[:a]) for a in p["axes"])
+    folded = OPS["fold"](Traced(apart), **{**p, "axes": axes})
+    made = _convolved(folded.node)
+    return reshape(folded if made is None else made, node.type.shape)
 
 
 def _convolved(node: Node) -> Value | None:
@@ -79,8 +101,8 @@ def _convolved(node: Node) -> Value | None:
         return None
     low, high, between = ([0] * len(left) for _ in range(3))
     sizes = dict(zip(left + right, a.type.shape + b.type.shape, strict=True))
-    channels = math.prod(sizes[c] for c in result[:ndim] if c in right)
-    direct, back = _ways(node, channels)
+    channels = math.prod(sizes[c] for c in result[:ndim] if c in right and c not in left)
+    direct, back = _ways(node, channels, any(c in left and c in right for c in result[:ndim]))
     for n in direct:
         axis, k, s, d = p["axes"][n], size[n], p["stride"][n], p["dilation"][n]
         at = left.index(counts[n])
@@ -111,7 +133,7 @@ def _convolved(node: Node) -> Value | None:
     return OPS["fold"](found, **kept)
 
 
-def _ways(node: Node, channels: int) -> tuple[list[int], list[int]]:
+def _ways(node: Node, channels: int, grouped: bool) -> tuple[list[int], list[int]]:
     """The axes of a fold that become a convolution, and those along which is added back; by number."""
     p, (product,) = node.params, node.inputs
     back: list[int] = []
@@ -120,7 +142,7 @@ def _ways(node: Node, channels: int) -> tuple[list[int], list[int]]:
         axis, k = p["axes"][n], p["size"][n]
         own = p["extent"][n] * k * _filled(channels)
         other = product.type.shape[axis] * _filled(channels * k)
-        narrow = channels < _FEW and n == len(p["axes"]) - 1
+        narrow = not grouped and channels < _FEW and n == len(p["axes"]) - 1
         worth = product.type.size * channels > _WORK and k > 1 and other < 0.7 * own and places * k <= _PLACES
         if worth and (narrow or p["stride"][n] > 1):
             back.insert(0, n)
