@@ -88,3 +88,20 @@ def test_half_precision_from_double(target):
 def test_views_of_values_without_elements(f):
     x = np.ones((0, 3, 2), np.float32)
     random_runs.check(bl.trace(f, x), [x], 0)
+
+
+def test_what_is_computed_early_and_stored_later():
+    """A counter is read within a sum, and needs memory only for the kernel of its own that comes after."""
+    weights = np.arange(1100 * 17.0).reshape(1100, 17)
+    x = (weights % 7).astype(np.float32)
+
+    def f(x):
+        return ops.sum(ops.astype(ops.sort(x, 1), "float64") * weights) + ops.sum(ops.astype(x, "float64"))
+
+    random_runs.check(bl.trace(bl.value_and_grad(f), x), [x], 0, random_runs.close)
+
+
+def test_a_running_sum_of_negative_zeros():
+    x = np.array([-0.0, -0.0, 0.0, -0.0, 1.0], np.float32)
+    (got,) = Native().compile(bl.trace(ops.cumulative_sum, x))(x)
+    assert np.signbit(got).tolist() == [True, True, False, False, False]

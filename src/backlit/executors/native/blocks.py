@@ -66,7 +66,7 @@ def emit_running_sum(module: Module, name: str, kernel: RunningSum) -> None:
             f.store(total, result.at(place, kernel.result))
             return [total]
 
-        f.loop(0, n, 1, step, [f.const(0, kernel.result)], "k")
+        f.loop(0, n, 1, step, [f.const(-0.0 if kernel.result.kind == "f" else 0, kernel.result)], "k")
 
     _lines(f, kernel.shape, line)
 

@@ -323,7 +323,7 @@ class Fusion:
             place[group] = (k,)
             made = group.computes()
             if group.kind in ("contract", "reduce") and not self.outputs.intersection(made):
-                reads = self.reads(group)
+                reads = [r for r in self.reads(group) if r in place]  # what gets memory later only is computed again
                 read = [t.size for r in reads for m in r.computes() for t in m.types]
                 if read and max(n.type.size for n in made) < max(read):
                     place[group] = (*max(place[r] for r in reads), -k)  # of several the one that is needed last first
@@ -382,6 +382,7 @@ class Fusion:
                 readers.setdefault(r, []).append(g)
         for early in list(self.groups):
             users = sorted(readers.get(early, []), key=self._position.__getitem__)
+            users = [u for u in users if self._position[u] > self._position[early]]  # others compute it themselves
             if not users:
                 continue
             late = users[0]  # the first reader: nobody between needs it
