@@ -281,11 +281,3 @@ def test_the_cache_of_another_user_is_not_read(cache, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: os.stat(cache).st_uid + 1)
     assert cache_module.folder() is None
     assert run() == first
-
-
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
-def test_a_cache_that_is_read_only_is_read(cache):
-    first = run()
-    cache.chmod(0o500)
-    assert run() == first
-    cache.chmod(0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,22 @@ from llvmlite.binding import ffi
 
 from backlit.executors.native.target import Target
 
-_lock = threading.Lock()  # LLVM's global state is entered by one thread at a time
+_lock = threading.RLock()  # LLVM's global state is entered by one thread at a time
+
+
+def _hold() -> None:
+    """Before a fork: no other thread is within LLVM, whose locks the child would find closed for ever."""
+    _lock.acquire()
+    ffi.lib._lock.__enter__()
+
+
+def _let_go() -> None:
+    ffi.lib._lock.__exit__()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork") and hasattr(ffi.lib, "_lock"):
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
 
 
 @cache

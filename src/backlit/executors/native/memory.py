@@ -17,7 +17,10 @@ from backlit.executors.native.storage import ALIGNMENT
 
 
 def place(program: Sequence[Any]) -> int:
-    """Give every arena buffer of a program its offset; the size of the arena in bytes."""
+    """Give every arena buffer of a program its offset; the size of the arena in bytes.
+
+    Raises MemoryError where that has more than 63 bits.
+    """
     spans = _spans(program)
     size = 0
     placed = np.empty((4, len(spans)), np.int64)  # in order of their offsets: offset, end, first and last use
@@ -30,6 +33,8 @@ def place(program: Sequence[Any]) -> int:
         gap = int(fits.argmax()) if fits.any() else len(busy)
         buffer.offset = offset = int(floors[gap])
         end = offset + -(-max(wanted, 1) // ALIGNMENT) * ALIGNMENT
+        if end >= 2**63:
+            raise MemoryError(f"a program needs {end / 2**30:.1f} GB for its intermediate values")
         at = int(starts.searchsorted(offset))
         placed[:, at + 1 : count + 1] = placed[:, at:count]
         placed[:, at] = offset, end, first, last

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +30,29 @@ ALIGNMENT = 64
 _LARGE = 2 * 1024 * 1024  # bytes of a large page
 
 
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
+
+
+@cache
+def most() -> int:
+    """Bytes that this process can ever have: what the machine has, or the container that it runs in.
+
+    A system that promises more memory than there is ends a process that makes use of it.
+    """
+    found = [1 << 62]
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):  # there is none
+            found.append(int(Path(limit).read_text()))
+    return min(n for n in found if n > 0)
+
+
 def block(size: int) -> Any:
     """Zeroed memory of `size` bytes, aligned, as an array. Raises MemoryError where there is not so much."""
     try:
+        if size >= _LARGE and size > most():
+            raise MemoryError
         if size >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
             memory = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             memory.madvise(mmap.MADV_HUGEPAGE)
