@@ -21,7 +21,7 @@ _TRIED = 2  # runs of each number before one is chosen
 _TRY_ONE = 40  # runs after which one thread is tried again
 _TRY_ALL = 10  # and all again: what disturbed them may be over
 _REMEMBERED = 6  # times that are kept of each number
-_TRIAL = 2e-3  # seconds that a run of the other number should last: it is likely to be slower
+_TRIAL = 5e-3  # seconds that a run of one thread should last while it is only tried: it is likely to be slower
 
 
 def available() -> int:
@@ -42,7 +42,8 @@ class Choice:
     Helpers that have to share their processor with other programs can be slower than none, so the other number is
     tried now and then. A number counts with the least of its last times, so that a single run that was disturbed, or
     that loaded code and data, changes nothing. Where a step takes less than half of the seconds that it is thought to
-    take `alone`, on one thread, the helpers surely have their processors, and one thread is not tried.
+    take `alone`, on one thread, the helpers surely have their processors, and one thread is not tried. Where it is
+    tried, it is for a short while; runs of several threads are never short, as it takes a while to wake the helpers.
     """
 
     def __init__(self, most: int, alone: float = 0.0) -> None:
@@ -55,15 +56,14 @@ class Choice:
         self._runs += 1
         several, one = self._times[self._most], self._times[1]
         if len(several) < _TRIED:
-            return self._most, _TRIAL
+            return self._most, math.inf
         if min(several) < self._alone / 2:
             return self._most, math.inf
         if len(one) < _TRIED:
             return 1, _TRIAL
-        best, other = (self._most, 1) if min(several) <= min(one) else (1, self._most)
-        if self._runs % (_TRY_ALL if best == 1 else _TRY_ONE) == 0:
-            return other, _TRIAL
-        return best, math.inf
+        if min(several) <= min(one):
+            return (1, _TRIAL) if self._runs % _TRY_ONE == 0 else (self._most, math.inf)
+        return (self._most if self._runs % _TRY_ALL == 0 else 1), math.inf
 
     def learn(self, threads: int, seconds: float) -> None:
         """Keep how long a step took with so many threads."""
