@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import numpy as np
@@ -54,6 +55,29 @@ def test_more_equal_layers_are_more_rows_and_no_more_code(shares):
     assert lines[0] == lines[1] == lines[2]
     rows = [sum(row.size for row in Script(p).rows) for p in (few, many, more)]
     assert rows[2] - rows[1] == rows[1] - rows[0] > 0
+
+
+def test_work_grows_as_the_layers_do():
+    """Counted in function calls, from the traced graph to the text of the program."""
+    assert program(layers(8), 2).text  # fills the caches
+    counts = []
+    for n in (20, 40, 80):
+        graph = layers(n)
+        assert graph.nodes
+        count = 0
+
+        def tick(frame, event, argument):
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(tick)
+        try:
+            assert program(graph, 2).text
+        finally:
+            sys.setprofile(None)
+        counts.append(count)
+    few, many, more = counts
+    assert (more - many) / (many - few) == pytest.approx(2, rel=0.05)
 
 
 def test_the_rows_say_what_they_compute():
