@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from backlit.errors import StructureError
-from backlit.pytree import as_array, flatten, leaves, leaves_like, map_leaves, unflatten
+from backlit.pytree import as_array, flatten, leaves, leaves_like, map_leaves, signature, unflatten
 
 Point = namedtuple("Point", "x y")
 
@@ -50,6 +50,13 @@ def test_what_is_taken_apart_can_be_put_together(tree):
 @given(trees)
 def test_leaves_alone_are_those_of_flatten(tree):
     assert leaves(tree) == flatten(tree)[0]
+
+
+@given(trees, trees)
+def test_signatures_are_equal_as_structures_are(a, b):
+    assert (signature(a, []) == signature(b, [])) == (flatten(a)[2] == flatten(b)[2])
+    assert signature(a, []) == signature(map_leaves(lambda _: 7, a), [])
+    hash(signature(a, []))
 
 
 def test_paths_read_like_the_code_that_reaches_a_leaf():

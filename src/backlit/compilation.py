@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import update_wrapper
 from typing import Any
 
 from backlit.executors.api import Executor, Run, get
-from backlit.ir import Graph, Type
-from backlit.pytree import Structure, as_array, flatten, unflatten
+from backlit.ir import Graph
+from backlit.pytree import Structure, as_array, flatten, signature, unflatten
 from backlit.tracing import argument_tree, inline, is_traced, needs_enclosing, trace_function
 
-_Key = tuple[Structure, tuple[Type, ...]]
+_Key = tuple[Hashable, ...]  # of the arguments' structure, and of each array's dtype and shape
 
 
 class Compiled:
@@ -23,7 +23,8 @@ class Compiled:
         update_wrapper(self, function, updated=())  # not the attributes of a function that is compiled itself
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, _, structure = flatten((args, kwargs))
+        leaves: list[Any] = []
+        structure = signature((args, kwargs), leaves)
         if is_traced(*leaves):  # inside another trace: become part of it
             return self.function(*args, **kwargs)
         try:
@@ -31,13 +32,14 @@ class Compiled:
         except TypeError:
             names = flatten(argument_tree(self.function, args, kwargs))[1]
             arrays = [as_array(leaf, name) for leaf, name in zip(leaves, names, strict=True)]
-        key = structure, tuple(Type(a.dtype, a.shape) for a in arrays)
-        if key not in self._runs:
+        key = structure, tuple([(a.dtype, a.shape) for a in arrays])
+        found = self._runs.get(key)
+        if found is None:
             trace = trace_function(self.function, *args, **kwargs)
             if needs_enclosing(trace.graph):
                 return unflatten(trace.result, inline(trace.graph, arrays))
-            self._runs[key] = trace.graph, self.executor.compile(trace.graph), trace.result
-        _, run, result = self._runs[key]
+            found = self._runs[key] = trace.graph, self.executor.compile(trace.graph), trace.result
+        _, run, result = found
         return unflatten(result, run(*arrays))
 
     @property

@@ -82,13 +82,13 @@ class Compiled:
 
     def __init__(self, graph: Graph, code: Code) -> None:
         self.graph, self.code = graph, code
+        taken = code.artifact.taken
+        self._given_away = set(taken.values())
+        self._outputs = [(taken.get(k), o.type.shape, o.type.dtype) for k, o in enumerate(graph.outputs)]
 
     def __call__(self, *arrays: Array) -> list[Array]:
-        graph, taken = self.graph, self.code.artifact.taken
-        check_arguments(graph.inputs, arrays)
-        given = [usable(a, writeable=k in taken.values()) for k, a in enumerate(arrays)]
-        results = [
-            given[taken[k]] if k in taken else np.empty(o.type.shape, o.type.dtype) for k, o in enumerate(graph.outputs)
-        ]
+        check_arguments(self.graph.inputs, arrays)
+        given = [usable(a, writeable=k in self._given_away) for k, a in enumerate(arrays)]
+        results = [np.empty(shape, dtype) if k is None else given[k] for k, shape, dtype in self._outputs]
         self.code.run([*given, *results], 0, 1)
         return results
