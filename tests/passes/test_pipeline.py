@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from passes.random_programs import (
     EXACT_BINARY,
@@ -92,6 +92,7 @@ def test_gradients_keep_their_values(steps, dtype, seed, second):
 
 
 @examples
+@example([(0, 0, 0)] * 5 + [(147, 257, 0), (0, 0, 0), (973, 0, 0)], np.float32)  # equal nodes of two sweeps
 @given(STEPS, DTYPES)
 def test_simplifying_comes_to_rest(steps, dtype):
     arrays = inputs(0, dtype)

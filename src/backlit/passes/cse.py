@@ -18,7 +18,7 @@ _COMMUTE = {"add", "multiply", "equal", "not_equal", "bitwise_and", "bitwise_or"
 
 
 def sharing() -> Rule:
-    """A rule that gives, for a node that was seen before, the one seen first. For sweeps over one graph."""
+    """A rule that gives, for a node that was seen before, the one seen first. For one sweep."""
     seen: dict[Any, Node] = {}
 
     def rule(node: Node, old: Node) -> Value | None:

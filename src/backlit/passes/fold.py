@@ -21,7 +21,7 @@ _RULES = ("broadcast_to", "iota")
 
 
 def folding() -> Rule:
-    """A rule that gives the value of a node whose inputs are constants. For sweeps over one graph."""
+    """A rule that gives the value of a node whose inputs are constants. For one sweep."""
     known: dict[Node, Array] = {}
 
     def rule(node: Node, old: Node) -> Value | None:

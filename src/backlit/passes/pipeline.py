@@ -10,24 +10,24 @@ What comes out is for running: gradients are taken, and explanations made, of th
 
 from __future__ import annotations
 
-from backlit.ir import Graph, Node
+from backlit.ir import Graph
 from backlit.passes import canonical, stable
 from backlit.passes.cse import sharing
 from backlit.passes.fold import folding
 from backlit.passes.loops import batch_loops, simplify_loops
-from backlit.passes.rewrite import in_bodies, in_turn, rewrite
+from backlit.passes.rewrite import in_bodies, in_turn, once, rewrite
 
 ROUNDS = 8
 
 
 def simplify(graph: Graph) -> Graph:
     """The graph that computes the same in fewer and numerically better steps; the same object if it does already."""
-    rule, asked = in_turn(canonical.rule, stable.rule, folding(), sharing()), set[Node]()
+    alone = once(in_turn(canonical.rule, stable.rule))
     for _ in range(ROUNDS):
         before = graph
         graph = simplify_loops(graph)
         graph = batch_loops(in_bodies(graph, simplify))
-        graph = rewrite(graph, rule, asked=asked)
+        graph = rewrite(graph, in_turn(alone, folding(), sharing()))
         if graph is before:
             break
     return graph

@@ -34,11 +34,10 @@ For a node of several results that is a value that has as many, or a tuple of va
 _REPEATS = 32  # far more than any node needs; a rule that never rests is a bug that tests find as a missing fixed point
 
 
-def rewrite(graph: Graph, rule: Rule, ops: Collection[str] | None = None, asked: set[Node] | None = None) -> Graph:
+def rewrite(graph: Graph, rule: Rule, ops: Collection[str] | None = None) -> Graph:
     """The graph after one sweep; the same object if the rule had no answer anywhere.
 
-    `ops`: the rule has answers for nodes of these ops alone. `asked`: nodes for which it has none, which are not shown
-    to it again; those of this sweep are added.
+    `ops`: the rule has answers for nodes of these ops alone.
     """
     if ops is not None and graph.ops.isdisjoint(ops):
         return graph
@@ -52,9 +51,6 @@ def rewrite(graph: Graph, rule: Rule, ops: Collection[str] | None = None, asked:
             if op == "input":
                 new[old] = old
                 continue
-            if not changed and asked is not None and old in asked:
-                new[old] = old
-                continue
             if op == "item" and old.inputs[0] in results:
                 new[old] = results[old.inputs[0]][old.params["index"]].node
                 continue
@@ -65,8 +61,6 @@ def rewrite(graph: Graph, rule: Rule, ops: Collection[str] | None = None, asked:
                 for _ in range(_REPEATS):
                     found = None if node.op == "input" else rule(node, old)
                     if found is None:
-                        if asked is not None:
-                            asked.add(node)
                         break
                     changed = True
                     _check(node, found)
@@ -112,6 +106,24 @@ def in_turn(*rules: Rule) -> Rule:
         return None
 
     return rule
+
+
+def once(rule: Rule) -> Rule:
+    """The rule, not asked again about a node that it left, in this sweep or a later one.
+
+    For rules whose answer depends on the node and its inputs alone, which never change.
+    """
+    left: set[Node] = set()
+
+    def ask(node: Node, old: Node) -> Answer:
+        if node in left:
+            return None
+        found = rule(node, old)
+        if found is None:
+            left.add(node)
+        return found
+
+    return ask
 
 
 def in_bodies(graph: Graph, transform: Pass) -> Graph:
