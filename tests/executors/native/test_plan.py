@@ -261,6 +261,15 @@ def test_rows_a_multiple_of_a_page_apart_are_copied_side_by_side():
     assert product_of(64, 200, 1024).part == 0  # few enough to stay in the cache
 
 
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1025), ("float64", 513)])
+def test_rows_near_a_multiple_of_a_page_apart_are_few_in_a_tile(dtype, near):
+    n = np.dtype(dtype).itemsize
+    for steps in (4096 // n, near, 4 * 4096 // n):  # all rows of a tile would want the same lines of the cache
+        assert product_of(127, steps, 200, dtype).rows <= 7
+        assert product_of(200, steps, 10, dtype).rows <= 7
+    assert product_of(200, 1000, 10, dtype).rows > 7
+
+
 def test_threads_share_the_columns_of_what_is_larger_than_the_rows():
     assert product_of(100, 600, 600).by_columns
     assert not product_of(600, 600, 600).by_columns

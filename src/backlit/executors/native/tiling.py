@@ -8,7 +8,9 @@ size and no tile needs a test; only the last vector of a row may be partly outsi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.target import Target
@@ -16,6 +18,9 @@ from backlit.executors.native.target import Target
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
 _PANEL = 256 * 1024  # bytes of a block of b that is copied, and of the sums of all rows by its columns
 _PAGE = 4096  # bytes; the first-level cache has a line for each address within a page, some times over
+_WAYS = 7  # times over that it has one, but for one that is left to b's vectors
+_LINE = 64  # bytes of a line of the caches
+_MISS = 1.5  # cycles that a line which was dropped from the first-level cache costs
 _ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
 _MANY = 48  # rows that make such a copy worth its cost
 _BLOCKS = 8  # blocks of columns that threads can share well
@@ -79,13 +84,14 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
         inside.insert(0, rows.pop())
     cut = rows[-1] if rows else -1
     extent = nest.space[cut] if rows else 1
+    step = abs(strides[a][cut]) * total.dtype.itemsize if rows else 0
     best = (math.inf, -1, -1)
     for vectors in range(1, min(_ALONE if extent * fixed <= 2 else 4, vectors_all) + 1):
         for count in range(1, extent + 1):
             r = count * fixed
             if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
                 break
-            best = min(best, (_cost(extent, count, fixed, vectors_all, vectors), -vectors, -count))
+            best = min(best, (_cost(extent, count, fixed, vectors_all, vectors, step), -vectors, -count))
     _, vectors, count = best
     loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
     parts = _in_parts(nest, total.dtype.itemsize, columns)
@@ -141,18 +147,25 @@ def _part(nest: Nest, b: int, cut: int, width: int) -> int:
     return size if parts == 1 or nest.space[cut] * width <= _PANEL else 0
 
 
-def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int) -> float:
+def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int, step: int) -> float:
     """Cycles for one step along the inner axes over all tiles, by a simple model.
 
     Two multiply-adds and two loads a cycle, four cycles until a sum is ready again; tiles of one size only are better
-    than of several by a little, since each size has code of its own.
+    than of several by a little, since each size has code of its own. Rows are `step` bytes apart.
     """
     total = 0.0
     for n, v in pieces(vectors_all, vectors):
         for m, r in pieces(extent, rows):
             tile = r * fixed
-            total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3)
+            total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + _MISS * _crowded(r, step))
     return total * (1 + 0.02 * len(pieces(extent, rows)) * len(pieces(vectors_all, vectors)))
+
+
+@cache
+def _crowded(rows: int, step: int) -> int:
+    """How many of the lines with the rows' numbers have no place in the first-level cache, `step` bytes apart."""
+    lines = {i * step // _LINE for i in range(rows)}
+    return sum(max(0, n - _WAYS) for n in Counter(line % (_PAGE // _LINE) for line in lines).values())
 
 
 def pieces(n: int, most: int) -> list[tuple[int, int]]:
