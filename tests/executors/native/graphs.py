@@ -41,7 +41,7 @@ def dtype(x):
 
 def small(x):
     """Within -3..3, so that whatever is made of it is a small integer too."""
-    return ops.clip(x, -3, 3) if dtype(x) != np.bool_ else x
+    return ops.clip(x, 0 if dtype(x).kind == "u" else -3, 3) if dtype(x) != np.bool_ else x
 
 
 def positive(x):

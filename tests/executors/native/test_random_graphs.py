@@ -105,3 +105,10 @@ def test_a_running_sum_of_negative_zeros():
     x = np.array([-0.0, -0.0, 0.0, -0.0, 1.0], np.float32)
     (got,) = Native().compile(bl.trace(ops.cumulative_sum, x))(x)
     assert np.signbit(got).tolist() == [True, True, False, False, False]
+
+
+def test_parts_stored_from_the_last_to_the_first_are_joined_in_order():
+    """LLVM aborted: it joined the two stores where the first one of them stands."""
+    number = 112
+    r = graphs.chance(number)
+    random_runs.a_function([tuple(row) for row in r.integers(0, 10**4, (int(r.integers(2, 15)), 3)).tolist()], number)

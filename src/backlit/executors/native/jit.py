@@ -77,9 +77,7 @@ def object_code(text: str, target: Target, jit: bool = False, inline: bool = Fal
     """
     with _lock:
         machine = _machine(target, jit)
-        module = llvm.parse_assembly(text, llvm.create_context())
-        if inline:
-            _inline(module, machine, unroll)
+        module = _inlined(text, machine, unroll) if inline else llvm.parse_assembly(text, llvm.create_context())
     return _emitted(machine, module)
 
 
@@ -109,6 +107,23 @@ def _emitted(machine: Any, module: Any) -> bytes:
         return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
     finally:
         ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
+
+
+def _inlined(text: str, machine: Any, unroll: bool) -> Any:
+    """The module of a text with its functions inlined, as far as LLVM does it right.
+
+    SROA of LLVM 22 may join stores of parts of a vector before what is stored has been computed. The verifier sees
+    this, and the code is left as it was written.
+    """
+    for more in (True, False) if unroll else (False,):
+        module = llvm.parse_assembly(text, llvm.create_context())
+        _inline(module, machine, more)
+        try:
+            module.verify()
+        except RuntimeError:
+            continue
+        return module
+    return llvm.parse_assembly(text, llvm.create_context())
 
 
 def _inline(module: Any, machine: Any, unroll: bool) -> None:
