@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -36,6 +36,7 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     from backlit.executors.native.artifact import Artifact
     from backlit.executors.native.code import Code
     from backlit.executors.native.executor import Native
+    from backlit.executors.native.plan import counted
     from backlit.executors.native.target import known
     from backlit.pytree import flatten
     from backlit.train.feeding import ROLES, Stretch
@@ -70,25 +71,13 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
                 taken[one], ticks = now, clocks.ticks.copy()
     per_tick = taken[timed] / ticks[0, 0]  # the first row is the loop over all steps
     found, waits = [], 0.0
-    calls = iter(_calls(plan.steps))
+    calls = counted(plan.steps)
     for at, function in clocks.script:
         if function == "wait_for_all":
             waits += float(ticks[:, at].sum()) * per_tick
         elif function != "run_loop":
             found.append((*next(calls), float(ticks[:, at].max()) * per_tick))
     return taken[code], found, waits
-
-
-def _calls(steps: Sequence[Any], times: int = 1) -> Iterator[tuple[Any, int]]:
-    """Each call, and how often it runs in a step."""
-    from backlit.executors.native.kernels import Loop
-
-    for step in steps:
-        if isinstance(step, Loop):
-            yield from _calls(step.start, times)
-            yield from _calls([*step.calls, *step.moves], times * (step.length or 1))
-        else:
-            yield step, times
 
 
 class _All(Choice):
@@ -101,24 +90,23 @@ class _All(Choice):
 class _Clocks:
     """While entered, programs are made that count the clock's ticks: `ticks[thread, place of the row in words]`."""
 
-    def __init__(self) -> None:
-        self.ticks = np.zeros((_THREADS, 1 << 16), np.int64)
-        self.script: list[tuple[int, str]] = []  # place and function of each row
-
     def __enter__(self) -> _Clocks:
         from backlit.executors.native import program, script
 
-        self._old = script._emit_rows, program.is_small, script.Script.emit
-        emit = script.Script.emit
+        self._old = script._carry_out, program.is_small, script.Script.emit
+        carry_out, _, emit = self._old
 
         def noted(rows: Any, f: Any) -> None:
+            self.script: list[tuple[int, str]] = []  # place and function of each row
             at = 0
             for row in (r for top in rows.rows for r in top.all()):
                 self.script.append((at, row.function))
                 at += row.size - sum(r.size for r in row.body)
+            self.ticks = np.zeros((_THREADS, at), np.int64)  # the program writes here
+            f.module.declare("llvm.readcyclecounter", "declare i64 @llvm.readcyclecounter()")
             emit(rows, f)
 
-        script._emit_rows = self._timed
+        script._carry_out = lambda *row: self._timed(carry_out, *row)
         program.is_small = lambda plan: False
         script.Script.emit = noted  # type: ignore[method-assign]
         return self
@@ -126,32 +114,21 @@ class _Clocks:
     def __exit__(self, *_: object) -> None:
         from backlit.executors.native import program, script
 
-        script._emit_rows, program.is_small, script.Script.emit = self._old  # type: ignore[method-assign]
+        script._carry_out, program.is_small, script.Script.emit = self._old  # type: ignore[method-assign]
 
-    def _timed(self, module: Any) -> None:
-        """As `script._emit_rows`, with a look at the clock before and after each row."""
-        from backlit.executors.native import script
-        from backlit.executors.native.builder import Function
+    def _timed(self, carry_out: Callable[..., Any], f: Any, row: Any, frame: Any) -> Any:
+        """A look at the clock before and after a row is carried out."""
         from backlit.executors.native.names import I64, POINTER
+        from backlit.executors.native.script import _Reader
 
-        module.declare("llvm.readcyclecounter", "declare i64 @llvm.readcyclecounter()")
-        f = Function(module, "run_rows", [(POINTER, "first"), (POINTER, "end"), (POINTER, "frame")])
-        first, end, frame = f.arguments
-        share = script._Reader(f, first, frame).held("low")
-
-        def carry_out(row: Any) -> Any:
-            r = script._Reader(f, row, frame)
-            size, function = r.word(1, "words"), r.word(0, "function", POINTER)
-            before = f.op("call i64 @llvm.readcyclecounter()", I64)
-            f.line(f"call void {function.text}({row}, {frame})")
-            taken = f.op("call i64 @llvm.readcyclecounter()", I64) - before
-            at = f.op(f"ptrtoint {row} to i64", I64) - f.op("ptrtoint ptr @rows to i64", I64)
-            slot = share * self.ticks.strides[0] + at + self.ticks.ctypes.data
-            slot = slot.convert("inttoptr", POINTER)
-            f.store(f.load(slot, I64) + taken, slot)
-            return row.at(size, I64)
-
-        script._while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), carry_out)
+        before = f.op("call i64 @llvm.readcyclecounter()", I64)
+        following = carry_out(f, row, frame)
+        taken = f.op("call i64 @llvm.readcyclecounter()", I64) - before
+        at = f.op(f"ptrtoint {row} to i64", I64) - f.op("ptrtoint ptr @rows to i64", I64)
+        share = _Reader(f, row, frame).held("low")
+        slot = (share * self.ticks.strides[0] + at + self.ticks.ctypes.data).convert("inttoptr", POINTER)
+        f.store(f.load(slot, I64) + taken, slot)
+        return following
 
 
 def _optimizer(workload: Workload) -> Any:

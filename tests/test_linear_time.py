@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from counting import calls
 
 import backlit as bl
 from backlit import ops
@@ -48,22 +49,6 @@ def little_stack():
         yield
     finally:
         sys.setrecursionlimit(limit)
-
-
-def calls(action):
-    """How many functions were called, and the result."""
-    count = 0
-
-    def tick(frame, event, argument):
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(tick)
-    try:
-        result = action()
-    finally:
-        sys.setprofile(None)
-    return count, result
 
 
 def costs(make, n):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from backlit.errors import IndexingError, ShapeError
 from backlit.executors.native import Native
 from backlit.executors.reference import Reference
 
-from . import programs
+from . import interrupting, programs
 
 NATIVE, REFERENCE = Native(), Reference()
 
@@ -121,19 +118,7 @@ def test_an_interrupt_is_honoured_within_a_tenth_of_a_second():
     loop = NATIVE.compile_loop(step, len(state), 2)
     index = np.zeros((2_000_000, 16), np.int64)
     loop(state, data, index[:10])
-    sent: list[float] = []
-
-    def send():
-        time.sleep(0.4)
-        sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    with pytest.raises(KeyboardInterrupt):
-        loop(state, data, index)
-    late = time.perf_counter() - sent[0]
-    sender.join()
+    late = interrupting.delay(lambda: loop(state, data, index), after=0.4)
     assert late < 0.25  # 0.1 on a machine of its own
 
 

@@ -38,14 +38,18 @@ def test_random_graphs(kind):
     each()
 
 
+def drawn(number):
+    """The steps of a graph, drawn evenly: hypothesis likes its programs short."""
+    r = graphs.chance(number)
+    return [tuple(row) for row in r.integers(0, 10**4, (int(r.integers(2, 15)), 3)).tolist()]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("shard", range(10))
 def test_many_random_graphs(kind, shard):
-    """Drawn evenly: hypothesis likes its programs short."""
     for number in range(40 * shard, 40 * shard + 40):
-        r = graphs.chance(number)
-        kind([tuple(row) for row in r.integers(0, 10**4, (int(r.integers(2, 15)), 3)).tolist()], number)
+        kind(drawn(number), number)
 
 
 # --- once wrong -------------------------------------------------------------------------------------------------------
@@ -109,6 +113,4 @@ def test_a_running_sum_of_negative_zeros():
 
 def test_parts_stored_from_the_last_to_the_first_are_joined_in_order():
     """LLVM aborted: it joined the two stores where the first one of them stands."""
-    number = 112
-    r = graphs.chance(number)
-    random_runs.a_function([tuple(row) for row in r.integers(0, 10**4, (int(r.integers(2, 15)), 3)).tolist()], number)
+    random_runs.a_function(drawn(112), 112)

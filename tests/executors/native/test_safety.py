@@ -25,7 +25,7 @@ from backlit.executors.native.program import Program
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference
 
-from . import programs
+from . import interrupting, programs
 
 NATIVE, REFERENCE = Native(), Reference()
 
@@ -172,19 +172,7 @@ def test_an_interrupt_waits_for_the_step_that_runs_and_no_longer():
     loop([w], [x], rows[:1])
     one = time.perf_counter() - start
     before = w.copy()
-    sent: list[float] = []
-
-    def send():
-        time.sleep(0.2)
-        sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    with pytest.raises(KeyboardInterrupt):
-        loop([w], [x], rows)
-    late = time.perf_counter() - sent[0]
-    sender.join()
+    late = interrupting.delay(lambda: loop([w], [x], rows), after=0.2)
     assert late < 0.25 + 6 * one  # other work on the machine included
     np.testing.assert_array_equal(w, before)  # the caller's state is that before the call
 

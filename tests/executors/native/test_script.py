@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 
 import numpy as np
 import pytest
+from counting import calls
 
 import backlit as bl
 from backlit import ops
@@ -64,17 +64,8 @@ def test_work_grows_as_the_layers_do():
     for n in (20, 40, 80):
         graph = layers(n)
         assert graph.nodes
-        count = 0
-
-        def tick(frame, event, argument):
-            nonlocal count
-            count += event in ("call", "c_call")
-
-        sys.setprofile(tick)
-        try:
-            assert program(graph, 2).text
-        finally:
-            sys.setprofile(None)
+        count, text = calls(lambda graph=graph: program(graph, 2).text)
+        assert text
         counts.append(count)
     few, many, more = counts
     assert (more - many) / (many - few) == pytest.approx(2, rel=0.05)

@@ -182,6 +182,11 @@ class Call:
     checked: tuple[tuple[Node, int, int], ...] = ()  # for each check: node, axis, size of the axis
     label: str = ""
 
+    @property
+    def note(self) -> str:
+        """What is computed, for who reads the program."""
+        return f"{self.label} = {', '.join(n.op for n in self.nodes)}"
+
     def written(self) -> list[Buffer]:
         return [self.arguments[i][0] for i in self.writes]
 
@@ -201,3 +206,8 @@ class Loop:
     nodes: tuple[Node, ...]
     label: str = "scan"
     rows: list[Buffer] = field(default_factory=list)  # slices that move with the steps
+
+    @property
+    def steps(self) -> str:
+        """How many steps there are, in words."""
+        return f"{'any number of' if self.length is None else self.length} steps"

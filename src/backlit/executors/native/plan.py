@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -49,7 +49,7 @@ class Plan:
 
     def calls(self) -> list[Call]:
         """All calls, those of loops once."""
-        return list(_calls(self.steps))
+        return [call for call, _ in counted(self.steps)]
 
     @cached_property
     def flops(self) -> int:
@@ -72,23 +72,19 @@ def _one(kernel: Any) -> Any:
     return kernel
 
 
-def _calls(steps: Sequence[Any]) -> Any:
+def counted(steps: Sequence[Any], times: int = 1) -> Iterator[tuple[Call, int]]:
+    """Each call once, and how often it runs; a loop of any number of steps counts as one step."""
     for step in steps:
         if isinstance(step, Call):
-            yield step
+            yield step, times
         else:
-            yield from _calls([*step.start, *step.calls, *step.moves])
+            yield from counted(step.start, times)
+            yield from counted([*step.calls, *step.moves], times * (step.length or 1))
 
 
 def total(steps: Sequence[Any], cost: Callable[[Call], int]) -> int:
     """What all calls cost, those of a loop as often as it runs."""
-    found = 0
-    for step in steps:
-        if isinstance(step, Call):
-            found += cost(step)
-        else:
-            found += total(step.start, cost) + (step.length or 1) * total([*step.calls, *step.moves], cost)
-    return found
+    return sum(times * cost(call) for call, times in counted(steps))
 
 
 def traffic(call: Call) -> int:

@@ -14,12 +14,11 @@ from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import BOOL
 from backlit.executors.native.nest import NestWriter, Point, Schedule
-from backlit.executors.native.tiling import Tiling, pieces, split_axis
+from backlit.executors.native.tiling import LINE, Tiling, pieces, split_axis
 from backlit.executors.native.value import Value
 
 _BUSY = 12  # multiply-adds that fill a step: a smaller tile takes several steps a round
 _LONG = 8  # an epilogue of more instructions is a loop over the vectors of the tile, kept on the stack
-_LINE = 64  # bytes of a line of the caches
 _NEAR = 512 * 1024  # bytes that are in a core's caches anyway
 
 
@@ -222,7 +221,7 @@ class ProductWriter(NestWriter):
         return [Ahead(rows, fetch)]
 
     def _fetch(self, pointer: Value, vectors: int) -> None:
-        for n in range(0, vectors * self.cut.lanes, _LINE // self.dtype.itemsize):
+        for n in range(0, vectors * self.cut.lanes, LINE // self.dtype.itemsize):
             self.f.prefetch(pointer.at(n, self.dtype))
 
     # --- one tile

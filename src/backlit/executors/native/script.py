@@ -103,8 +103,7 @@ class Script:
             yield Row("wait_for_all")
         size, extent = (share.size(program.shares), share.extent) if share.axis >= 0 else (1, 1)
         places = [w for b, offset in call.arguments for w in self._place(b, offset * b.type.dtype.itemsize)]
-        note = f"{call.label} = {', '.join(n.op for n in call.nodes)}"
-        yield Row(f"{program.name_of(call)}_shares", [size, extent, len(program.checks), *places], note)
+        yield Row(f"{program.name_of(call)}_shares", [size, extent, len(program.checks), *places], call.note)
         program.checks += call.checked
 
     def _loop(self, loop: Loop) -> Iterator[Row]:
@@ -121,7 +120,7 @@ class Script:
         elif not (program.threaded and flows(loop, program.target, program.shares)):
             body += self._settled()
         length = _ANY if loop.length is None else loop.length
-        note = f"{loop.label}: {loop.length if loop.length is not None else 'any number of'} steps"
+        note = f"{loop.label}: {loop.steps}"
         yield Row("run_loop", [length, int(loop.reverse), len(loop.rows), *moving], note, body)
         yield from self._settled()
 
@@ -195,14 +194,15 @@ def _emit_rows(module: Module) -> None:
     """Carry out all rows from `first` up to `end`."""
     f = Function(module, "run_rows", [(POINTER, "first"), (POINTER, "end"), (POINTER, "frame")])
     first, end, frame = f.arguments
+    _while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), lambda row: _carry_out(f, row, frame))
 
-    def carry_out(row: Value) -> Value:
-        r = _Reader(f, row, frame)
-        size, function = r.word(1, "words"), r.word(0, "function", POINTER)
-        f.line(f"call void {function.text}({row}, {frame})")
-        return row.at(size, I64)
 
-    _while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), carry_out)
+def _carry_out(f: Function, row: Value, frame: Value) -> Value:
+    """Carry out one row; the next one."""
+    r = _Reader(f, row, frame)
+    size, function = r.word(1, "words"), r.word(0, "function", POINTER)
+    f.line(f"call void {function.text}({row}, {frame})")
+    return row.at(size, I64)
 
 
 def _while(f: Function, first: Value, more: Callable[[Value], Value], body: Callable[[Value], Value]) -> None:

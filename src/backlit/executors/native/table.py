@@ -46,9 +46,8 @@ def _rows(steps: Sequence[Any], target: Target, pending: Pending, indent: str = 
             yield _row(step, target, share_of(step, target), waits, indent)
             continue
         yield from _rows(step.start, target, pending, indent)
-        length = "any number of" if step.length is None else step.length
         waits = pending.count > 1 and not flows(step, target, pending.count)
-        yield ("-", f"{indent}{step.label}:", f"loop of {length} steps", "", "|" if waits else "", "", "", "")
+        yield ("-", f"{indent}{step.label}:", f"loop of {step.steps}", "", "|" if waits else "", "", "", "")
         pending.clear()
         yield from _rows([*step.calls, *step.moves], target, pending, indent + "  ")
         pending.clear()

@@ -19,7 +19,7 @@ _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count 
 _PANEL = 256 * 1024  # bytes of a block of b that is copied, and of the sums of all rows by its columns
 _PAGE = 4096  # bytes; the first-level cache has a line for each address within a page, some times over
 _WAYS = 7  # times over that it has one, but for one that is left to b's vectors
-_LINE = 64  # bytes of a line of the caches
+LINE = 64  # bytes of a line of the caches
 _MISS = 1.5  # cycles that a line which was dropped from the first-level cache costs
 _ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
 _MANY = 48  # rows that make such a copy worth its cost
@@ -164,8 +164,8 @@ def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int, st
 @cache
 def _crowded(rows: int, step: int) -> int:
     """How many of the lines with the rows' numbers have no place in the first-level cache, `step` bytes apart."""
-    lines = {i * step // _LINE for i in range(rows)}
-    return sum(max(0, n - _WAYS) for n in Counter(line % (_PAGE // _LINE) for line in lines).values())
+    lines = {i * step // LINE for i in range(rows)}
+    return sum(max(0, n - _WAYS) for n in Counter(line % (_PAGE // LINE) for line in lines).values())
 
 
 def pieces(n: int, most: int) -> list[tuple[int, int]]:

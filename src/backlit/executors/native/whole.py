@@ -73,7 +73,7 @@ class Whole:
 
     def _loop(self, loop: Loop, rows: Mapping[Buffer, Value]) -> None:
         f, length = self.f, loop.length
-        f.comment(f"{loop.label}: {length if length is not None else 'any number of'} steps")
+        f.comment(f"{loop.label}: {loop.steps}")
         self._run(loop.start, rows)
         low, high = (self.first, self.last) if length is None else (f.index(0), f.index(length))
 
@@ -106,7 +106,7 @@ class Whole:
 
     def _call(self, call: Call, rows: Mapping[Buffer, Value]) -> None:
         f, program = self.f, self.program
-        f.comment(f"{call.label} = {', '.join(n.op for n in call.nodes)}")
+        f.comment(call.note)
         arguments = [self._address(b, rows).at(offset, b.type.dtype) for b, offset in call.arguments]
         checks = [self.status, f.index(len(program.checks))] if call.checked else []
         program.checks += call.checked
