@@ -34,6 +34,18 @@ def test_the_plan_is_a_table_of_one_line_a_kernel(graph):
     assert f"{len(rows)} calls" in summary
 
 
+def test_a_loop_stands_above_what_it_repeats_and_only_kernels_have_numbers():
+    graph = bl.trace(
+        lambda h, xs: ops.scan(lambda h, x: (ops.tanh(h @ h + x), h), h, xs),
+        np.ones((20, 20), np.float32), np.ones((7, 20, 20), np.float32),
+    )  # fmt: skip
+    found = graph.plan("avx2")
+    rows = [line.split() for line in str(found).splitlines()[1:-1]]
+    assert [row[0] for row in rows if row[0] != "-"] == [str(k + 1) for k in range(len(found.calls()))]
+    (loop,) = (line for line in str(found).splitlines() if line.startswith("-"))
+    assert "7 steps" in loop
+
+
 def test_the_plan_of_a_training_step_fits_a_wide_terminal():
     layers = [nn.Conv2d(4, 3, activation="relu"), nn.BatchNorm(), nn.MaxPool(2), nn.Flatten(), nn.Dense(3)]
     trainer = bl.Trainer(bl.Network(layers, (8, 8, 2), seed=0), "crossentropy")

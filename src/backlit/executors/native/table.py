@@ -3,13 +3,14 @@
     #   what it computes   kind       loops            split    operations   bytes    made of
 
 `loops` are the axes of the result, then the reduced ones in brackets; the axis that is cut into vectors has the
-number of lanes after it, products say their tile. `split` is the axis that threads share; a line with a bar before
-its number waits for all threads first.
+number of lanes after it, products say their tile. `split` is the axis that threads share; where it has a bar, all
+threads wait for one another first. What a loop repeats stands under it, indented.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 from backlit.executors.native.kernels import Call, Nest
@@ -26,8 +27,10 @@ _HEAD = ("#", "computes", "kind", "loops", "split", "operations", "bytes", "made
 
 def table(plan: Plan, target: Target, shares: int) -> str:
     """The lines of the table, and a summary."""
-    rows = [_HEAD, *_rows(plan.steps, target, Pending(target, shares))]
-    rows = [(str(k) if k and row[0] in ("", "|") else row[0], *row[1:]) for k, row in enumerate(rows)]
+    number = count(1)
+    rows = [_HEAD] + [
+        (row[0] or str(next(number)), *row[1:]) for row in _rows(plan.steps, target, Pending(target, shares))
+    ]
     widths = [min(limit, max(len(r[c]) for r in rows)) for c, limit in enumerate(_WIDEST)]
     lines = ["  ".join(_placed(c, w, k) for k, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows]
     calls = plan.calls()
@@ -47,7 +50,7 @@ def _rows(steps: Sequence[Any], target: Target, pending: Pending, indent: str = 
             continue
         yield from _rows(step.start, target, pending, indent)
         waits = pending.count > 1 and not flows(step, target, pending.count)
-        yield ("-", f"{indent}{step.label}:", f"loop of {step.steps}", "", "|" if waits else "", "", "", "")
+        yield ("-", f"{indent}{step.label}, a loop:", "", step.steps, "|" if waits else "", "", "", "")
         pending.clear()
         yield from _rows([*step.calls, *step.moves], target, pending, indent + "  ")
         pending.clear()
@@ -59,7 +62,7 @@ def _row(call: Call, target: Target, share: Share, waits: bool, indent: str) -> 
     split = f"axis {share.axis}" if share.axis >= 0 else "-"
     flops = getattr(call.kernel, "flops", 0)
     return (
-        "|" if waits else "", f"{indent}{call.label}", kind, loops, f"{'| ' if waits else ''}{split}", short(flops),
+        "", f"{indent}{call.label}", kind, loops, f"{'| ' if waits else ''}{split}", short(flops),
         short(traffic(call)), ", ".join(ops),
     )  # fmt: skip
 
