@@ -11,28 +11,21 @@ from typing import Any
 
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.bounds import checked, report
-from backlit.executors.native.builder import Function, Module
+from backlit.executors.native.builder import Function, Module, kernel_function
 from backlit.executors.native.kernels import RunningSum, Scatter, Search, Sort
-from backlit.executors.native.names import BOOL, I64, POINTER
+from backlit.executors.native.names import BOOL, I64
 from backlit.executors.native.value import Value
-
-
-def _function(module: Module, name: str, pointers: str, checks: bool = False) -> Function:
-    parameters: list[tuple[Any, str]] = [(POINTER, p) for p in pointers.split()] + [(I64, "begin"), (I64, "end")]
-    if checks:
-        parameters += [(POINTER, "status"), (I64, "check")]
-    return Function(module, name, parameters)
 
 
 def _lines(f: Function, shape: tuple[int, int, int], body: Callable[[Value, Value], None]) -> None:
     """body(i, j) for every line along the middle axis, i in the range of the call."""
-    begin, end = (v for v in f.arguments if v.text in ("%begin", "%end"))
+    begin, end, _, _ = f.arguments[-4:]
     f.loop(begin, end, 1, lambda i: f.loop(0, shape[2], 1, lambda j: body(i, j), name="j") and None, name="i")
 
 
 def emit_search(module: Module, name: str, kernel: Search) -> None:
     """The place of the first largest (smallest) element; nan counts as larger (smaller) than everything."""
-    f = _function(module, name, "result x")
+    f = kernel_function(module, name, ["result", "x"])
     result, x = f.arguments[:2]
     _, n, inner = kernel.shape
 
@@ -55,7 +48,7 @@ def emit_search(module: Module, name: str, kernel: Search) -> None:
 
 def emit_running_sum(module: Module, name: str, kernel: RunningSum) -> None:
     """Every line from its start, in order."""
-    f = _function(module, name, "result x")
+    f = kernel_function(module, name, ["result", "x"])
     result, x = f.arguments[:2]
     _, n, inner = kernel.shape
 
@@ -73,7 +66,7 @@ def emit_running_sum(module: Module, name: str, kernel: RunningSum) -> None:
 
 def emit_sort(module: Module, name: str, kernel: Sort) -> None:
     """Merging runs of 1, 2, 4, ... places, back and forth between the result and `room`; equal elements keep order."""
-    f = _function(module, name, "result x room")
+    f = kernel_function(module, name, ["result", "x", "room"])
     result, x, room = f.arguments[:3]
     _, n, inner = kernel.shape
     passes = max(0, (n - 1).bit_length())
@@ -129,7 +122,7 @@ def _merge(
 
 def emit_scatter(module: Module, name: str, kernel: Scatter) -> None:
     """One row of updates after the other, each added to the row of the result that its indices name."""
-    f = _function(module, name, "result updates " + " ".join(f"index{k}" for k in range(len(kernel.axes))), checks=True)
+    f = kernel_function(module, name, ["result", "updates", *(f"index{k}" for k in range(len(kernel.axes)))])
     result, updates, *indices = f.arguments[: 2 + len(kernel.axes)]
     status, code = f.arguments[-2:]
     lanes = module.target.lanes(kernel.dtype.itemsize)

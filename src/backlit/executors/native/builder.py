@@ -273,6 +273,26 @@ class Function:
         return "\n".join([*above, head, "entry:", *self.entry, *self.lines, "  ret void", "}"])
 
 
+def kernel_function(module: Module, name: str, pointers: Sequence[str]) -> Function:
+    """The function of a kernel. Its `arguments` are the pointers, the range that it is called for (begin, end), the
+    status, and the number of its first check.
+
+    As a part of its caller it is given each of them. Otherwise all kernels are called alike, by their addresses, and
+    find their pointers in a row.
+    """
+    parameters = [(I64, "begin"), (I64, "end"), (POINTER, "status"), (I64, "check")]
+    if module.inline:
+        return Function(module, name, [*((POINTER, p) for p in pointers), *parameters])
+    f = Function(module, name, [(POINTER, "pointers"), *parameters])
+    row, *others = f.arguments
+    found = []
+    for k, pointer in enumerate(pointers):
+        with f.naming(pointer):
+            found.append(f.op(f"load ptr, {row.at(k, I64)}, align 8", POINTER))
+    f.arguments = [*found, *others]
+    return f
+
+
 class Module:
     """A set of functions for one target. With `inline` all but those for outside become part of their callers."""
 

@@ -5,9 +5,8 @@ result (each lane is an element) or a reduced one (each lane is a partial sum). 
 the same code under a mask. Whatever does not depend on a loop's counter is computed before that loop: every instruction
 and every pointer stands at the outermost loop that it can.
 
-The function that is made takes a pointer for each argument and a range of the outermost axis, which is how threads
-share a kernel: `(pointers..., begin, end)`, and where indices are checked also the status word and the number of the
-first check.
+The function that is made (`kernel_function`) is called for a range of the outermost axis, which is how threads share a
+kernel.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ import numpy as np
 
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.bounds import checked, report
-from backlit.executors.native.builder import Function, Module
+from backlit.executors.native.builder import Function, Module, kernel_function
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
-from backlit.executors.native.names import BOOL, F32, F64, I64, POINTER
+from backlit.executors.native.names import BOOL, F32, F64, I64
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes, write_transpose
 from backlit.executors.native.value import Value
@@ -122,11 +121,7 @@ def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> 
     from backlit.executors.native.product import ProductWriter
     from backlit.executors.native.tiling import tiling
 
-    parameters: list[tuple[Any, str]] = [(POINTER, f"p{k}") for k in range(len(nest.arguments))]
-    parameters += [(I64, "begin"), (I64, "end")]
-    if nest.checks:
-        parameters += [(POINTER, "status"), (I64, "check")]
-    f = Function(module, name, parameters)
+    f = kernel_function(module, name, [f"p{k}" for k in range(len(nest.arguments))])
     cut = tiling(nest, module.target)
     turned = turned_axes(nest, module.target)
     if cut is not None:

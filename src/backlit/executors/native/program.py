@@ -25,7 +25,7 @@ from backlit.executors.native.kernels import Buffer, Call, Nest
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import emit_nest, of_any_length
 from backlit.executors.native.plan import Plan
-from backlit.executors.native.script import Script, emit_shares
+from backlit.executors.native.script import Script
 from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.whole import Whole, is_small
@@ -90,8 +90,6 @@ class Program:
         else:
             blocks.EMIT[type(kernel)](self.module, name, kernel)
         self.module.functions[-1].notes = _notes(call)
-        if not self.small:
-            emit_shares(self.module, name, len(call.arguments), bool(call.checked))
 
     def name_of(self, call: Call) -> str:
         """The function of a call's kernel."""

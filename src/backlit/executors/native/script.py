@@ -4,7 +4,8 @@ A program that is not small is a list of rows of 64-bit words, among the constan
 in code depends on its different kernels, not on how often they are called. The rule that holds: a row begins with the
 address of the function that carries it out, as f(row, frame), and the number of words up to the next row:
 
-    shares of a kernel   size, extent and number of the first check; for each argument its place and an offset in bytes
+    shares of a kernel   its address, size and extent, number of the first check and of the arguments; for each of them
+                         its place and an offset in bytes
     barrier              nothing
     loop                 length, whether it runs backwards, the number of values that move with its steps; for each of
                          them its place, the place that it starts from, and its bytes; then the rows of the body
@@ -41,10 +42,10 @@ _ROW: list[tuple[Any, str]] = [(POINTER, "row"), (POINTER, "frame")]
 
 @dataclass(frozen=True)
 class Row:
-    """One row; with `body`, the rows of a loop."""
+    """One row; with `body`, the rows of a loop. A word that is a name is the address of that function."""
 
     function: str
-    words: Sequence[int] = ()
+    words: Sequence[int | str] = ()
     note: str = ""
     body: Sequence[Row] = ()
 
@@ -61,8 +62,11 @@ class Row:
 
     def text(self) -> str:
         """As LLVM's constants."""
-        words = f"ptrtoint (ptr @{self.function} to i64)", self.size, *self.words
-        return (f"  ; {self.note}\n" if self.note else "") + f"  {''.join(f'i64 {w}, ' for w in words)}"
+        words = [
+            f"i64 ptrtoint (ptr @{w} to i64), " if isinstance(w, str) else f"i64 {w}, "
+            for w in (self.function, self.size, *self.words)
+        ]
+        return (f"  ; {self.note}\n" if self.note else "") + f"  {''.join(words)}"
 
 
 class Script:
@@ -77,6 +81,7 @@ class Script:
         """The body of the program's function, which carries out all rows, and the functions that it needs."""
         shares = self.program.shares
         _emit_rows(f.module)
+        _emit_shares(f.module, max((len(c.arguments) for c in self.program.plan.calls()), default=1))
         _emit_barrier(f.module)
         _emit_loop(f.module)
         table, arena, status, barrier, thread, threads, first, last = f.arguments
@@ -89,7 +94,7 @@ class Script:
         rows, size = Value(f, POINTER, "@rows"), sum(r.size for r in self.rows)
         f.invoke("run_rows", [rows, rows.at(size, I64), frame])
         everything = [r for row in self.rows for r in row.all()]
-        f.invoked |= dict.fromkeys(r.function for r in everything)
+        f.invoked |= dict.fromkeys(w for r in everything for w in (r.function, *r.words) if isinstance(w, str))
         text = "\n".join(r.text() for r in everything)
         f.data = f"@rows = internal constant [{size + 1} x i64] [\n{text}\n  i64 0 ]"
 
@@ -103,7 +108,15 @@ class Script:
             yield Row("wait_for_all")
         size, extent = (share.size(program.shares), share.extent) if share.axis >= 0 else (1, 1)
         places = [w for b, offset in call.arguments for w in self._place(b, offset * b.type.dtype.itemsize)]
-        yield Row(f"{program.name_of(call)}_shares", [size, extent, len(program.checks), *places], call.note)
+        words: list[int | str] = [
+            program.name_of(call),
+            size,
+            extent,
+            len(program.checks),
+            len(call.arguments),
+            *places,
+        ]
+        yield Row("run_shares", words, call.note)
         program.checks += call.checked
 
     def _loop(self, loop: Loop) -> Iterator[Row]:
@@ -170,22 +183,28 @@ class _Reader:
         return self.f.op(f"load {element(dtype)}, {pointer}, align 8", dtype)
 
 
-def emit_shares(module: Module, name: str, pointers: int, checks: bool) -> None:
-    """The function that carries out a row: a kernel, for the shares of this thread.
+def _emit_shares(module: Module, most: int) -> None:
+    """Run a kernel, which has at most so many arguments, for the shares of this thread.
 
     The shares `low` to `high` are each of `size` of the kernel's `extent` points.
     """
-    f = Function(module, f"{name}_shares", _ROW)
+    f = Function(module, "run_shares", _ROW)
     r = _Reader(f, *f.arguments)
-    table, low, high = r.held("table"), r.held("low"), r.held("high")
-    size, extent = r.word(2, "size"), r.word(3, "extent")
-    status = [r.held("status"), r.word(4, "check")] if checks else []
-    given = [r.address(table, 5 + 2 * k, f"p{k}") for k in range(pointers)]
+    table, low, high, status = r.held("table"), r.held("low"), r.held("high"), r.held("status")
+    kernel, size, extent = r.word(2, "kernel", POINTER), r.word(3, "size"), r.word(4, "extent")
+    check, count = r.word(5, "check"), r.word(6, "count")
+    pointers = f.slot(I64, most, "pointers")
+
+    def point(k: Value) -> None:
+        f.line(f"store {r.address(table, k * 2 + 7, 'p')}, {pointers.at(k, I64)}, align 8")
+
+    f.loop(0, count, 1, point, name="k")
 
     def share(s: Value) -> None:
         begin, end = s * size, (s + 1) * size
         end = (end < extent).select(end, extent)
-        f.when(begin < end, lambda: f.invoke(name, [*given, begin, end, *status]), "share")
+        given = ", ".join(str(v) for v in (pointers, begin, end, status, check))
+        f.when(begin < end, lambda: f.line(f"call void {kernel.text}({given})"), "share")
 
     f.loop(low, high, 1, share, name="s")
 

@@ -108,8 +108,7 @@ class Whole:
         f, program = self.f, self.program
         f.comment(call.note)
         arguments = [self._address(b, rows).at(offset, b.type.dtype) for b, offset in call.arguments]
-        checks = [self.status, f.index(len(program.checks))] if call.checked else []
+        extent = share_of(call, program.target).extent
+        check = len(program.checks)
         program.checks += call.checked
-        f.invoke(
-            program.name_of(call), [*arguments, f.index(0), f.index(share_of(call, program.target).extent), *checks]
-        )
+        f.invoke(program.name_of(call), [*arguments, f.index(0), f.index(extent), self.status, f.index(check)])
