@@ -43,6 +43,7 @@ class Function:
         self.notes: list[str] = []  # comments above it
         self.data = ""  # constants that it reads
         self.invoked: dict[str, None] = {}  # functions of this module that it calls
+        self.given: list[Value] = []  # what says where a kernel's pointers are
         module.functions.append(self)
 
     # --- text
@@ -273,18 +274,23 @@ class Function:
         return "\n".join([*above, head, "entry:", *self.entry, *self.lines, "  ret void", "}"])
 
 
-def kernel_function(module: Module, name: str, pointers: Sequence[str]) -> Function:
-    """The function of a kernel. Its `arguments` are the pointers, the range that it is called for (begin, end), the
-    status, and the number of its first check.
+def kernel_function(
+    module: Module, name: str, pointers: Sequence[str], more: Sequence[tuple[Any, str]] = ()
+) -> Function:
+    """The function of a kernel, or of a part of one. Its `arguments` are the pointers, the range that it is called for
+    (begin, end), the status, the number of its first check, and what a part is given `more`.
 
     As a part of its caller it is given each of them. Otherwise all kernels are called alike, by their addresses, and
-    find their pointers in a row.
+    find their pointers in a row. What was given for the pointers, `f.given`, is given to a part.
     """
-    parameters = [(I64, "begin"), (I64, "end"), (POINTER, "status"), (I64, "check")]
+    more = [(I64, "begin"), (I64, "end"), (POINTER, "status"), (I64, "check"), *more]
     if module.inline:
-        return Function(module, name, [*((POINTER, p) for p in pointers), *parameters])
-    f = Function(module, name, [(POINTER, "pointers"), *parameters])
+        f = Function(module, name, [*((POINTER, p) for p in pointers), *more])
+        f.given = f.arguments[: len(pointers)]
+        return f
+    f = Function(module, name, [(POINTER, "pointers"), *more])
     row, *others = f.arguments
+    f.given = [row]
     found = []
     for k, pointer in enumerate(pointers):
         with f.naming(pointer):

@@ -201,12 +201,16 @@ class NestWriter:
     def write(self) -> None:
         f, n = self.f, len(self.nest.arguments)
         self.begin, self.end = f.arguments[n], f.arguments[n + 1]
+        self._level(0, self._start(f.arguments))
+
+    def _start(self, arguments: Sequence[Value]) -> Point:
+        """Before all loops: the pointers of a function as they are given."""
         pointers = {
-            k: f.arguments[i.argument].at(i.place.offset, self.nest.arguments[i.argument])
+            k: arguments[i.argument].at(i.place.offset, self.nest.arguments[i.argument])
             for k, i in enumerate(self.everything)
             if i.argument >= 0 and i.place is not None
         }
-        self._level(0, Point({}, pointers, {}))
+        return Point({}, pointers, {})
 
     # --- loops
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from backlit.executors.native.builder import Function
+from backlit.executors.native.builder import Function, kernel_function
 from backlit.executors.native.kernels import Nest
-from backlit.executors.native.names import BOOL
+from backlit.executors.native.names import BOOL, I64, POINTER
 from backlit.executors.native.nest import NestWriter, Point, Schedule
 from backlit.executors.native.tiling import LINE, Tiling, pieces, split_axis
 from backlit.executors.native.value import Value
 
-_BUSY = 12  # multiply-adds that fill a step: a smaller tile takes several steps a round
-_LONG = 8  # an epilogue of more instructions is a loop over the vectors of the tile, kept on the stack
+_UNROLL = 32  # multiply-adds of a round: a small tile takes several steps in one
+_LONG = 8  # an epilogue of more instructions is a loop over the vectors of a tile, kept on the stack
 _NEAR = 512 * 1024  # bytes that are in a core's caches anyway
 
 
@@ -47,6 +47,11 @@ class ProductWriter(NestWriter):
         self.next_panel: Value | None = None  # where the next block of b lies
         self.ahead: list[Ahead] = []
         self.read = self._read_by_epilogue()
+        work = [i for i in nest.epilogue if i.op != "number"]
+        self.looped = len(work) > _LONG and cut.cut >= 0 and not cut.whole
+        self.epilogue = ""  # the function of a looped epilogue, when it is written
+        if self.looped:
+            self.tile = f.slot(self.dtype, cut.rows * cut.vectors * cut.lanes, "tile")
         self.stride_b = nest.prologue[cut.b].at.strides[-1]  # from one step's row of b to the next
         if cut.part:
             width = cut.vectors * cut.lanes
@@ -54,9 +59,8 @@ class ProductWriter(NestWriter):
             if cut.part < self.steps:
                 rows = self.extents[cut.cut] if cut.by_columns else max(lengths)
                 self.sums = f.slot(self.dtype, rows * width, "sums")
-        tail = nest.space[cut.columns] % cut.lanes
-        self.narrow = 1 << (tail - 1).bit_length() if tail else cut.lanes  # lanes of the last vector
-        self.tail_mask = f.constants([i < tail for i in range(self.narrow)], BOOL) if tail < self.narrow else None
+        self.tail = nest.space[cut.columns] % cut.lanes  # columns of the last vector, if it is partial
+        self.narrow = 1 << (self.tail - 1).bit_length() if self.tail else cut.lanes  # its lanes
 
     def _level(self, depth: int, here: Point) -> None:
         if depth == 0:
@@ -228,7 +232,9 @@ class ProductWriter(NestWriter):
 
     def _lanes(self, vector: int, vectors: int, partial: bool) -> tuple[int, Value | None]:
         """Lanes and mask of a vector of a tile: the last one of a row is as narrow as what is left for it."""
-        return (self.narrow, self.tail_mask) if partial and vector == vectors - 1 else (self.cut.lanes, None)
+        if not partial or vector < vectors - 1:
+            return self.cut.lanes, None
+        return self.narrow, self.f.first(self.narrow, self.tail) if self.tail < self.narrow else None
 
     def _places_of_rows(self, rows: int) -> list[tuple[int, ...]]:
         """For each row of a tile its counters along `cut` and `whole`, from the tile's first."""
@@ -255,8 +261,7 @@ class ProductWriter(NestWriter):
             for k, total in enumerate(sums):
                 f.store(total, self._sum_so_far(here, k, vectors))
             return
-        work = [i for i in self.nest.epilogue if i.op not in ("number",)]
-        if len(work) > _LONG and len(sums) > 1 and self.cut.cut >= 0 and not self.cut.whole:
+        if self.looped and len(sums) > 1:
             self._looped_epilogue(here, rows, vectors, partial, sums)
             return
         shared: dict[int, dict[int, Value]] = {}
@@ -297,28 +302,50 @@ class ProductWriter(NestWriter):
         return i.op == "load" and i.place is not None and not any(i.place.strides[a] for a in moves)
 
     def _looped_epilogue(self, here: Point, rows: int, vectors: int, partial: bool, sums: Sequence[Value]) -> None:
-        f, lanes, cut = self.f, self.cut.lanes, self.cut
-        tile = f.slot(self.dtype, len(sums) * lanes, "tile")
-        for n, s in enumerate(sums):
-            f.store(s, tile.at(n * lanes, self.dtype))
-        low, left = here.counters[cut.cut], here.counters[cut.columns]
+        """The epilogue vector by vector, in a function that all tiles share.
 
-        def one(row: Point, r: Value, v: Value, partial: bool) -> None:
-            at = self._enter(row, cut.columns, v * lanes)
-            at.counters[cut.columns] = left + v * lanes
+        Of its own it is because LLVM would keep its constants in registers while a tile is summed.
+        """
+        f, cut = self.f, self.cut
+        for n, s in enumerate(sums):
+            f.store(s, self.tile.at(n * cut.lanes, self.dtype))
+        if not self.epilogue:
+            self.epilogue = f"{f.name}_tile"
+            self._write_epilogue()
+        low, others = here.counters[cut.cut], (here.counters[a] for a in (cut.columns, *cut.loops))
+        tile = self.tile, f.index(vectors), f.index(partial)
+        f.invoke(self.epilogue, [*f.given, low, low + rows, *f.arguments[-2:], *tile, *others])
+
+    def _write_epilogue(self) -> None:
+        """The function of a looped epilogue: for a range of rows, and so many vectors, the last of which is partial."""
+        cut, kernel, count = self.cut, self.f, len(self.nest.arguments)
+        axes = cut.columns, *cut.loops
+        more = [(POINTER, "tile"), (I64, "vectors"), (I64, "partial"), *((I64, f"i{a}") for a in axes)]
+        f = kernel_function(kernel.module, self.epilogue, [f"p{k}" for k in range(count)], more)
+        self.f = f
+        begin, end, _, _, tile, vectors, partial, *counters = f.arguments[count:]
+        here = self._start(f.arguments)
+        self._evaluate(here, 0, prologue_too=False)
+        for axis, i in zip(axes, counters, strict=True):
+            here = self._enter(here, axis, i)
+        whole = vectors - partial
+
+        def one(row: Point, i: Value, v: Value, partial: bool) -> None:
+            at = self._enter(row, cut.columns, v * cut.lanes)
+            at.counters[cut.columns] = counters[0] + v * cut.lanes
             point = self._point(at, (0,), 0, 1, partial)
-            point.values[self.total] = f.load(tile.at((r * vectors + v) * lanes, self.dtype), self.dtype, point.lanes)
+            total = tile.at(((i - begin) * vectors + v) * cut.lanes, self.dtype)
+            point.values[self.total] = f.load(total, self.dtype, point.lanes)
             self._evaluate_epilogue(point)
 
-        def line(r: Value) -> None:
-            row = self._enter(here, cut.cut, r)
-            row.counters[cut.cut] = low + r
-            whole = vectors - partial
-            f.loop(0, whole, 1, lambda v: one(row, r, v, False), name="tile_vector")
-            if partial:
-                one(row, r, f.index(whole), True)
+        def line(i: Value) -> None:
+            row = self._enter(here, cut.cut, i)
+            f.loop(0, whole, 1, lambda v: one(row, i, v, False), name="tile_vector")
+            if self.tail:
+                f.when(partial != 0, lambda: one(row, i, whole, True), "partial")
 
-        f.loop(0, rows, 1, line, name="tile_row")
+        f.loop(begin, end, 1, line, name="tile_row")
+        self.f = kernel
 
     def _point(self, here: Point, counters: Sequence[int], vector: int, vectors: int, partial: bool) -> Point:
         """The place of one vector of one row of the tile."""
@@ -359,7 +386,7 @@ class ProductWriter(NestWriter):
                 lambda i, *s: self._sum(depth + 1, self._enter(here, axis, i), places, vectors, partial, list(s)),
                 sums, f"k{axis}",
             )  # fmt: skip
-        unroll = min(n, 2 if len(places) * vectors >= _BUSY else 4)
+        unroll = min(n, max(1, _UNROLL // (len(places) * vectors)))
         whole = n - n % unroll
 
         def steps(i: Value, *s: Value, count: int = unroll) -> list[Value]:

@@ -85,11 +85,12 @@ class Program:
             return
         name = f"k{len(self.names)}_{_word(call.label)}"
         self.names[kernel] = name
+        at = len(self.module.functions)
         if isinstance(kernel, Nest):
             emit_nest(self.module, name, kernel, self.lengths[kernel])
         else:
             blocks.EMIT[type(kernel)](self.module, name, kernel)
-        self.module.functions[-1].notes = _notes(call)
+        self.module.functions[at].notes = _notes(call)
 
     def name_of(self, call: Call) -> str:
         """The function of a call's kernel."""
