@@ -17,7 +17,7 @@ import numpy as np
 from backlit.executors.native import index as ix
 from backlit.executors.native.fusion import VIEWS, Group, is_pointwise
 from backlit.executors.native.index import Affine, Index
-from backlit.executors.native.kernels import Buffer, Call, Instruction, Nest
+from backlit.executors.native.kernels import Buffer, Call, Instruction, Limit, Nest
 from backlit.ir import Node, freeze
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Body:
         self.writes: set[int] = set()
         self.checked: list[tuple[Node, int, int]] = []
         self.made: set[Node] = set()  # what is computed here, stored or not
+        self.limits: tuple[Limit, ...] = ()
 
     def emit(self, instruction: Instruction) -> int:
         if instruction.op != "store":
@@ -198,13 +199,16 @@ class Body:
             return None
         places = [i.place for i in self.code if i.place is not None]
         extents, outer = self.space + self.reduced, len(self.space)
-        groups = collapsed(extents, outer, sorted_inner(extents, outer, places), places)
+        alone = [Affine(0, tuple(int(x in (i.outer, i.inner)) for x in range(len(extents)))) for i in self.limits]
+        groups = collapsed(extents, outer, sorted_inner(extents, outer, places), [*places, *alone])
+        at = {g[0]: k for k, g in enumerate(groups)}
+        limits = tuple(replace(i, outer=at[i.outer], inner=at[i.inner]) for i in self.limits)
         sizes = [(math.prod(extents[a] for a in g), g[0] < outer) for g in groups]
         offsets = self._offsets()
         code = [moved(i, -offsets[i.argument] if i.argument >= 0 else 0, groups) for i in self.code]
         kernel = Nest(
             tuple(n for n, o in sizes if o), tuple(n for n, o in sizes if not o), tuple(code[: self.prologue]),
-            tuple(code[self.prologue :]), tuple(b.type.dtype for b in self.arguments),
+            tuple(code[self.prologue :]), tuple(b.type.dtype for b in self.arguments), limits,
         )  # fmt: skip
         arguments = tuple(zip(self.arguments, offsets, strict=True))
         return Call(kernel, arguments, tuple(sorted(self.writes)), nodes, tuple(self.checked), label)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from backlit.executors.native.batch import batch_innermost
 from backlit.executors.native.index import split_axes
 from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
@@ -43,7 +44,7 @@ _WORK = 1 << 16  # a product that is worth more kernels than one
 
 def prepared(graph: Graph) -> Graph:
     """The graph as this executor compiles it: after the passes that all may use, and its own."""
-    return simplify(remade(joined(selected(rectified(spread_back(direct(simplify(graph))))))))
+    return simplify(remade(joined(selected(rectified(spread_back(direct(batch_innermost(simplify(graph)))))))))
 
 
 def direct(graph: Graph) -> Graph:
@@ -101,8 +102,10 @@ def _convolved(node: Node) -> Value | None:
         return None
     low, high, between = ([0] * len(left) for _ in range(3))
     sizes = dict(zip(left + right, a.type.shape + b.type.shape, strict=True))
+    last = result[ndim - 1 : ndim] if result[ndim - 1] not in right else ""  # the batch, if it comes after the channels
     channels = math.prod(sizes[c] for c in result[:ndim] if c in right and c not in left)
-    direct, back = _ways(node, channels, any(c in left and c in right for c in result[:ndim]))
+    wide = last != "" or any(c in left and c in right for c in result[:ndim])
+    direct, back = _ways(node, channels, wide)
     for n in direct:
         axis, k, s, d = p["axes"][n], size[n], p["stride"][n], p["dilation"][n]
         at = left.index(counts[n])
@@ -121,8 +124,8 @@ def _convolved(node: Node) -> Value | None:
     if direct:
         turned = flip(turned, tuple(sorted(right.index(inside[n]) for n in direct)))
     near, far = "".join(inside[n] for n in direct), "".join(inside[n] for n in back)
-    outer = [c for c in result[:ndim] if c not in right]
-    made = "".join(outer) + far + "".join(c for c in result[:ndim] if c in right)  # channels last, as weights have them
+    outer = "".join(c for c in result[:ndim] if c not in right + last)
+    made = outer + far + "".join(c for c in result[:ndim] if c in right) + last  # channels as weights have them
     found = contract(seen, turned, spec=f"{left}{near},{right}->{made}")
     wanted = result[:ndim] + far
     if made != wanted:
@@ -133,8 +136,11 @@ def _convolved(node: Node) -> Value | None:
     return OPS["fold"](found, **kept)
 
 
-def _ways(node: Node, channels: int, grouped: bool) -> tuple[list[int], list[int]]:
-    """The axes of a fold that become a convolution, and those along which is added back; by number."""
+def _ways(node: Node, channels: int, wide: bool) -> tuple[list[int], list[int]]:
+    """The axes of a fold that become a convolution, and those along which is added back; by number.
+
+    `wide`: vectors are full however few channels there are.
+    """
     p, (product,) = node.params, node.inputs
     back: list[int] = []
     places = 1
@@ -142,7 +148,7 @@ def _ways(node: Node, channels: int, grouped: bool) -> tuple[list[int], list[int
         axis, k = p["axes"][n], p["size"][n]
         own = p["extent"][n] * k * _filled(channels)
         other = product.type.shape[axis] * _filled(channels * k)
-        narrow = not grouped and channels < _FEW and n == len(p["axes"]) - 1
+        narrow = not wide and channels < _FEW and n == len(p["axes"]) - 1
         worth = product.type.size * channels > _WORK and k > 1 and other < 0.7 * own and places * k <= _PLACES
         if worth and (narrow or p["stride"][n] > 1):
             back.insert(0, n)

@@ -54,6 +54,26 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """Where a product is 0 for the zeros around an image, and need not be added: unless low <= step o + r < high.
+
+    o is the counter of the axis `outer` of the result, r that of the reduced axis `inner`.
+    """
+
+    outer: int
+    inner: int
+    step: int
+    low: int
+    high: int
+
+    def steps(self, extents: tuple[int, ...]) -> int:
+        """How many pairs of o and r are within."""
+        n = extents[self.inner]
+        firsts = (self.step * o for o in range(extents[self.outer]))
+        return sum(max(0, min(n, self.high - f) - max(0, self.low - f)) for f in firsts)
+
+
+@dataclass(frozen=True, slots=True)
 class Nest:
     """A loop nest. The axes of an Affine are those of `space`, then those of `reduced`."""
 
@@ -62,10 +82,11 @@ class Nest:
     prologue: tuple[Instruction, ...]
     epilogue: tuple[Instruction, ...]
     arguments: tuple[Dtype, ...]
+    limits: tuple[Limit, ...] = ()  # of a product; what is beyond may be left out, and may be added
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        parts = self.space, self.reduced, self.prologue, self.epilogue, self.arguments
+        parts = self.space, self.reduced, self.prologue, self.epilogue, self.arguments, self.limits
         object.__setattr__(self, "_hash", hash(parts))
 
     def __hash__(self) -> int:
@@ -93,8 +114,11 @@ class Nest:
 
 @lru_cache(maxsize=4096)
 def _flops(nest: Nest) -> int:
-    inner = sum(_cost(i) for i in nest.prologue)
-    return nest.points * (inner * nest.steps + sum(_cost(i) for i in nest.epilogue))
+    inner = nest.points * nest.steps * sum(_cost(i) for i in nest.prologue)
+    extents = nest.space + nest.reduced
+    for limit in nest.limits:
+        inner = inner * limit.steps(extents) // (extents[limit.outer] * extents[limit.inner])
+    return inner + nest.points * sum(_cost(i) for i in nest.epilogue)
 
 
 def _cost(i: Instruction) -> int:

@@ -16,12 +16,13 @@ import numpy as np
 from backlit.executors.native import index as ix
 from backlit.executors.native.body import Body, NeedsMemory, plain_number
 from backlit.executors.native.destination import Destination
-from backlit.executors.native.fusion import Fusion, Group
+from backlit.executors.native.fusion import VIEWS, Fusion, Group
 from backlit.executors.native.index import Affine, Index
 from backlit.executors.native.kernels import (
     Buffer,
     Call,
     Instruction,
+    Limit,
     RunningSum,
     Scatter,
     Search,
@@ -34,6 +35,8 @@ from backlit.ops.contraction import parts_of
 I64 = np.dtype(np.int64)
 
 _LONG = 16  # numbers that a dot product must have to be summed in vectors
+_MOST_ZEROS = 1.2  # times as many steps as are needed, above which loops that leave zeros out are worth it
+_FAR_LONGER = 1024  # numbers that dot products have where their tiles are as fast as others
 _WORTH_TURNING = 6  # uses of each number of a turned operand, below which dot products cost less than the copy
 
 
@@ -145,6 +148,7 @@ class Lowering:
             return tuple(ix.counter(letters.index(c), axes) if c in letters else ix.zero(axes) for c in term)
 
         x, y = body.value(a, at(left)), body.value(b, at(right))
+        body.limits = _limits(a, at(left), body)
         turned = self._turned(body, (x, y), result, group)
         if turned is not None:
             packed, (k, place) = turned
@@ -191,7 +195,8 @@ class Lowering:
             return None
         elements, which, column = best
         dots = any(p.strides[x] == q.strides[x] == 1 and extents[x] >= _LONG for x in range(outer, len(extents)))
-        if dots and math.prod(extents) < _WORTH_TURNING * elements:
+        long = len(body.reduced) > 1 and math.prod(body.reduced) > max(_FAR_LONGER, math.prod(body.space))
+        if dots and (long or math.prod(extents) < _WORTH_TURNING * elements):
             return None
         k = operands[which]
         mine = places[which]
@@ -375,6 +380,26 @@ class Lowering:
             return None
         arguments = ((self.buffers[node], 0), (self.plain(node.inputs[0]), 0), *((r, 0) for r in room))
         return Call(kernel, arguments, (0, *range(2, 2 + len(room))), (node,), (), self.names[node])
+
+
+def _limits(node: Node, index: Index, body: Body) -> tuple[Limit, ...]:
+    """Where the operand of a product is one of the zeros that lie around a value, if those are many."""
+    while node.op in VIEWS and node.op != "reshape":
+        index, node = ix.through(node, index, body.axes), node.inputs[0]
+    if node.op != "pad" or node.params["value"] != 0:
+        return ()
+    found, extents = [], body.space + body.reduced
+    p = node.params
+    for at, n, low, high, between in zip(index, node.type.shape, p["low"], p["high"], p["between"], strict=True):
+        moves = [x for x, s in enumerate(at.strides) if s]
+        if between or low + high <= 0 or len(moves) != 2 or not moves[0] < len(body.space) <= moves[1]:
+            continue
+        outer, inner = moves
+        limit = Limit(outer, inner, at.strides[outer], low - at.offset, n - high - at.offset)
+        few = limit.steps(extents) * _MOST_ZEROS < extents[outer] * extents[inner]
+        if at.strides[inner] == 1 and limit.step > 0 and few:
+            found.append(limit)
+    return tuple(found)
 
 
 def _own_index(node: Node, axes: int) -> Index:

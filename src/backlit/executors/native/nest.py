@@ -118,14 +118,17 @@ def _price(i: Instruction, axis: int, lanes: int) -> float:
 
 def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> None:
     """Write the function of a Nest. `lengths` are the sizes of the ranges that it will be called for."""
+    from backlit.executors.native.dots import DotWriter, dots
     from backlit.executors.native.product import ProductWriter
     from backlit.executors.native.tiling import tiling
 
     f = kernel_function(module, name, [f"p{k}" for k in range(len(nest.arguments))])
-    cut = tiling(nest, module.target)
+    cut, pairs = tiling(nest, module.target), dots(nest, module.target)
     turned = turned_axes(nest, module.target)
     if cut is not None:
         ProductWriter(f, nest, cut, lengths).write()
+    elif pairs is not None:
+        DotWriter(f, nest, pairs, lengths).write()
     elif turned is not None:
         write_transpose(f, nest, turned, schedule(nest, module.target).split, module.target)
     else:

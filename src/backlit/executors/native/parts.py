@@ -67,7 +67,9 @@ def _of_product(nest: Nest) -> Cut | None:
     if len(nest.reduced) < 2 or not nest.space:
         return None
     most = min(_FEW, nest.steps // _SHORT, _ROOM // nest.points)
-    choices = [Cut(a, d) for a, n in enumerate(nest.reduced) for d in range(2, min(n, most) + 1) if n % d == 0]
+    a, b = (nest.prologue[k].at.strides[len(nest.space) :] for k in (0, 1))
+    axes = [x for x in range(len(nest.reduced)) if (a[x], b[x]) != (1, 1)]  # that one is cut into vectors
+    choices = [Cut(x, d) for x in axes for d in range(2, min(nest.reduced[x], most) + 1) if nest.reduced[x] % d == 0]
     best = max(choices, key=lambda c: (_evenness(c.count), -c.axis, c.count), default=None)
     return best if best is not None and _evenness(best.count) > _evenness(nest.space[0]) + 0.05 else None
 

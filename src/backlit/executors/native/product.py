@@ -381,8 +381,9 @@ class ProductWriter(NestWriter):
         axis = axes[depth]
         n = self.extents[axis] if depth < len(axes) - 1 else self.steps
         if depth < len(axes) - 1:
+            low, high = self._range(axis, here)
             return self.f.loop(
-                0, n, 1,
+                low, high, 1,
                 lambda i, *s: self._sum(depth + 1, self._enter(here, axis, i), places, vectors, partial, list(s)),
                 sums, f"k{axis}",
             )  # fmt: skip
@@ -404,6 +405,16 @@ class ProductWriter(NestWriter):
         if done < whole:
             sums = self.f.loop(done, whole, unroll, steps, sums, f"k{axis}")
         return steps(self.f.index(whole), *sums, count=n % unroll) if n % unroll else sums
+
+    def _range(self, axis: int, here: Point) -> tuple[Value, Value]:
+        """The steps along an inner axis that are not all zeros."""
+        low, high = self.f.index(0), self.f.index(self.extents[axis])
+        for limit in self.nest.limits:
+            if limit.inner == axis and limit.outer in self.cut.loops:
+                first = here.counters[limit.outer] * limit.step
+                start, end = self.f.index(limit.low) - first, self.f.index(limit.high) - first
+                low, high = (low < start).select(start, low), (end < high).select(end, high)
+        return low, high
 
     def _sum_and_fetch(
         self, ahead: Ahead, steps: Callable[..., list[Value]], done: int, room: int, unroll: int, sums: list[Value],

@@ -12,6 +12,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from backlit.executors.native.dots import dots
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
 from backlit.executors.native.nest import schedule
@@ -53,7 +54,8 @@ def _share_of_nest(nest: Nest, target: Target) -> Share:
     cut = tiling(nest, target)
     if cut is not None and cut.by_columns:
         return Share(cut.columns, nest.space[cut.columns], cut.vectors * cut.lanes)
-    axis = split_axis(nest, cut) if cut is not None else schedule(nest, target).split
+    pairs = dots(nest, target)
+    axis = split_axis(nest, cut) if cut is not None else (pairs or schedule(nest, target)).split
     return Share(axis, nest.space[axis]) if axis >= 0 else Share(-1, 0)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
+from backlit.executors.native.dots import dots
 from backlit.executors.native.kernels import Call, Nest
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Plan, traffic
@@ -85,6 +86,9 @@ def describe(call: Call, target: Target) -> tuple[str, str]:
         for a in cut.whole:
             rows *= kernel.space[a]
         return f"product {rows}x{cut.vectors}", loops
+    pairs = dots(kernel, target)
+    if pairs is not None:
+        return f"dots {pairs.rows}x{pairs.columns}", loops
     if kernel.prologue:
         return "reduce", loops
     return "turn" if turned_axes(kernel, target) is not None else "map", loops

@@ -48,14 +48,20 @@ class Tiling:
     by_columns: bool = False  # threads share the columns, so that each reads only its own of a b that is large
 
 
-def tiling(nest: Nest, target: Target) -> Tiling | None:
-    """How to cut the nest; None where it is no product, or has no axis of columns."""
+def is_product(nest: Nest) -> bool:
+    """Whether the nest is a sum, not an empty one, of products of two values that lie in memory."""
     ops = [i.op for i in nest.prologue]
     if ops != ["load", "load", "multiply", "sum"] or not nest.reduced or 0 in nest.reduced:
+        return False
+    dtype = nest.prologue[3].dtype
+    return dtype.kind == "f" and dtype.itemsize >= 4
+
+
+def tiling(nest: Nest, target: Target) -> Tiling | None:
+    """How to cut the nest; None where it is no product, or has no axis of columns."""
+    if not is_product(nest):
         return None
     total = nest.prologue[3]
-    if total.dtype.kind != "f" or total.dtype.itemsize < 4:
-        return None
     strides = [nest.prologue[k].at.strides for k in (0, 1)]
     outer = range(len(nest.space))
     stored = [i.place.strides for i in nest.epilogue if i.op == "store" and i.place is not None]

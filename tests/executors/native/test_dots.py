@@ -1,0 +1,65 @@
+"""Tiles of dot products, and the zeros around an image that nothing multiplies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import ops
+from backlit.executors.native import Native
+from backlit.executors.native.dots import dots
+from backlit.executors.reference import Reference
+
+from . import programs
+
+
+def kernels(graph, target):
+    return [c.kernel for c in Native(target).plan(graph).calls()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("places", "rows", "columns", "n"), [
+    (70, 5, 6, 32), (41, 3, 17, 33), (9, 7, 2, 250), (130, 2, 2, 19), (30, 25, 1, 64),
+])  # fmt: skip
+def test_sums_over_what_lies_side_by_side_in_both(places, rows, columns, n, dtype):
+    normal = programs.Normal(dtype)
+    a, b, c = normal(places, rows, n), normal(places, columns, n), normal(rows, columns)
+    graph = bl.trace(lambda a, b, c: ops.tanh(ops.einsum("prn,pcn->rc", a, b) * 0.01 + c), a, b, c)
+    wanted = np.tanh(np.einsum("prn,pcn->rc", a.astype("float64"), b.astype("float64")) * 0.01 + c)
+    for target in ("avx512", "avx2", "sse2"):
+        found = [dots(k, Native(target).target) for k in kernels(graph, target)]
+        assert any(f is not None for f in found) == (columns > 1)
+    for target in ("host", "avx2", "sse2"):
+        (got,) = Native(target).compile(graph)(a, b, c)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize(("shape", "size", "kw"), [
+    ((16, 9, 8, 3), (5, 5, 3, 4), {}), ((3, 7, 9, 16), (3, 5, 16, 32), {}),
+    ((16, 8, 9, 3), (5, 5, 3, 4), {"padding": 1}), ((16, 11, 10, 2), (4, 3, 2, 3), {"dilation": (1, 2)}),
+    ((16, 12, 13, 2), (5, 3, 2, 3), {"stride": (1, 2)}),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_zeros_around_an_image_are_left_out(shape, size, kw, dtype):
+    normal = programs.Normal(dtype)
+    x, w = normal(*shape), normal(*size)
+    graph = bl.trace(bl.grad(lambda x, w: ops.mean(ops.tanh(ops.conv(x, w, **kw)) ** 2.0)), x, w)
+    limited = [k for k in kernels(graph, "avx512") if k.limits]
+    assert limited
+    for k in limited:
+        assert k.flops < k.points * k.steps * 2
+    exact = [a.astype("float64") for a in (x, w)]
+    (wanted,) = Reference().compile(graph)(*exact) if dtype == "float64" else Reference().compile(graph)(x, w)
+    for target in ("host", "avx2"):
+        (got,) = Native(target).compile(graph)(x, w)
+        tolerance = (2e-5 if dtype == "float32" else 1e-12) * float(np.abs(wanted).max())
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
+
+
+def test_what_is_left_out_is_all_that_is_zero():
+    """As many multiply-adds as the forward pass has, where an image is not padded."""
+    x, w = np.zeros((16, 14, 12, 6), np.float32), np.zeros((5, 5, 6, 16), np.float32)
+    graph = bl.trace(bl.grad(lambda x, w: ops.sum(ops.conv(x, w) ** 2.0)), x, w)
+    backward = next(k for k in kernels(graph, "avx512") if k.limits)
+    assert backward.flops == 2 * 16 * 10 * 8 * 16 * 5 * 5 * 6
