@@ -28,8 +28,8 @@ from backlit.ops.record import OPS
 
 VIEWS = {"reshape", "permute_dims", "broadcast_to", "slice", "flip", "windows", "stop_gradient"}
 BLOCKS = {"concat", "pad", "fold", "scatter_add", "argmax", "argmin", "argsort", "cumulative_sum", "scan"}
-_DEPTH = 40  # of inlined expressions: keeps recursion and kernels small
-_MEMBERS = 48
+_DEPTH = 40  # of inlined expressions: keeps recursion small
+_NODES = 64  # in a kernel, inlined ones too: beyond the registers LLVM's time grows faster than the code
 _CHEAP = {"add", "subtract", "multiply", "negative", "divide", "relu"}
 _QUESTIONS = {"greater", "less", "equal", "greater_equal", "less_equal", "not_equal"}
 _SUMS = 4  # at most in one pass
@@ -68,6 +68,7 @@ class Group:
     roots: list[Node] = field(default_factory=list)  # reductions or the contraction, or the block
     inner: list[Node] = field(default_factory=list)
     inner_space: tuple[int, ...] = ()
+    size: int = 0  # how many nodes are computed for its members, themselves included
 
     @property
     def kind(self) -> str:
@@ -95,6 +96,7 @@ class Fusion:
         self.inlined: set[Node] = set()
         self._position: dict[Group, int] = {}
         self._depth: dict[Node, int] = {}
+        self._size: dict[Node, int] = {}  # how many nodes are computed where this one is, views included
         for node in graph.nodes:
             self._visit(node)
         self._part_updates()
@@ -112,8 +114,10 @@ class Fusion:
         if node.op in ("input", "constant", "item"):
             return
         depth = 1 + max((self._depth.get(i, 0) for i in node.inputs), default=0)
+        size = self._size[node] = 1 + sum(self._size.get(i, 0) for i in dict.fromkeys(node.inputs))
+        small = depth <= _DEPTH and size <= _NODES
         if node.op in VIEWS or node.op == "iota":
-            if node in self.forced or node in self.outputs or depth > _DEPTH:
+            if node in self.forced or node in self.outputs or not small:
                 self._place(node)
             else:
                 self._depth[node] = depth
@@ -121,7 +125,7 @@ class Fusion:
             for i in node.inputs:
                 if node.op not in COMBINERS:
                     self._store_operand(i)
-            group = Group(squeezed(node), roots=[node])
+            group = Group(squeezed(node), roots=[node], size=self._size.pop(node))
             if node.op in COMBINERS:
                 group.inner_space = squeezed(node.inputs[0])
             self._append(group)
@@ -130,7 +134,7 @@ class Fusion:
             if node.op == "gather":
                 self._store_operand(node.inputs[0])
             inline = self._is_inlined(node) or self._is_free(node) or (depth <= _AGAIN and self._is_cheap(node))
-            if node not in self.forced and depth <= _DEPTH and inline:
+            if node not in self.forced and small and inline:
                 self.inlined.add(node)
                 self._depth[node] = depth
             else:
@@ -214,6 +218,7 @@ class Fusion:
         """Make the node a member of the last group that it depends on if it fits there, else of a new one."""
         self.inlined.discard(node)
         self._depth.pop(node, None)
+        size = self._size.pop(node)
         leaves = list(self.leaves(node))
         last = max((self._position[self.home[n]] for n, _ in leaves), default=-1)
         group = self.groups[last] if last >= 0 else None
@@ -221,7 +226,7 @@ class Fusion:
             group is not None
             and group.kind in ("map", "reduce", "contract")
             and group.space == squeezed(node)
-            and len(group.members) < _MEMBERS
+            and group.size + size <= _NODES
             and all(aligned for n, aligned in leaves if self.home[n] is group)
             and node.op not in VIEWS
         )
@@ -229,6 +234,7 @@ class Fusion:
             group = Group(squeezed(node))
             self._append(group)
         group.members.append(node)
+        group.size += size
         self.home[node] = group
 
     def leaves(self, root: Node) -> Iterator[tuple[Node, bool]]:
@@ -269,7 +275,7 @@ class Fusion:
             if group.kind not in ("contract", "reduce") or sum(m in self.outputs for m in group.members) < 2:
                 continue
             if not _is_large_product(group):
-                sweep = Group(group.space, group.members)
+                sweep = Group(group.space, group.members, size=group.size)
                 group.members = []
                 self.groups.insert(self.groups.index(group) + 1, sweep)
                 for node in sweep.members:
@@ -290,8 +296,7 @@ class Fusion:
         """A map that the next map over the same elements reads becomes part of it, unless someone between needs it."""
 
         def fits(early: Group, late: Group) -> bool:
-            size = len(early.members) + len(late.members)
-            return early.kind == late.kind == "map" and early.space == late.space and size <= _MEMBERS
+            return early.kind == late.kind == "map" and early.space == late.space
 
         def join(early: Group, late: Group) -> None:
             late.members[:0] = early.members
@@ -344,6 +349,7 @@ class Fusion:
                 continue
             early.roots += late.roots
             early.members += late.members
+            early.size += late.size
             self.home.update(dict.fromkeys(late.computes(), early))
             self.groups.remove(late)
             for g in reads:
@@ -386,9 +392,10 @@ class Fusion:
             if not users:
                 continue
             late = users[0]  # the first reader: nobody between needs it
-            if not fits(early, late) or not self._aligned(early, late):
+            if early.size + late.size > _NODES or not fits(early, late) or not self._aligned(early, late):
                 continue
             join(early, late)
+            late.size += early.size
             for node in early.computes():
                 self.home[node] = late
             self.groups.remove(early)

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 _U8 = np.dtype(np.uint8)
 _SMALL = 1 << 13  # bytes of intermediate values and state of a small program
 _FEW = 32  # calls of kernels
+_NODES = 256  # that they compute: LLVM's time for one function grows faster than its code
 
 
 def is_small(plan: Plan) -> bool:
     """Whether a plan runs so briefly that calls of kernels and trips to memory are much of its time."""
-    if len(plan.calls()) > _FEW or plan.bytes > 4 * _SMALL:
+    calls = plan.calls()
+    if len(calls) > _FEW or sum(len(c.nodes) for c in calls) > _NODES or plan.bytes > 4 * _SMALL:
         return False
     return plan.arena + sum(b.bytes for b in carried(plan)) <= _SMALL
 
