@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count
 from operator import attrgetter
 from types import MappingProxyType
@@ -56,13 +56,19 @@ class Type:
         return size
 
     def with_shape(self, shape: Iterable[int]) -> Type:
-        return Type(self.dtype, tuple(shape))
+        return array_type(self.dtype, tuple(shape))
 
     def with_dtype(self, dtype: Any) -> Type:
-        return Type(np.dtype(dtype), self.shape)
+        return array_type(np.dtype(dtype), self.shape)
 
     def __str__(self) -> str:
         return f"{dtype_name(self.dtype)}[{','.join(map(str, self.shape))}]"
+
+
+@lru_cache(4096)
+def array_type(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Type:
+    """The type of an array. Mostly the same object for equal types, so that they are compared at once."""
+    return Type(dtype, tuple(map(int, shape)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +130,12 @@ def make_node(
     **labels: Any,
 ) -> Node:
     """A new node; `params` are copied and frozen. `labels` are `name`, `scope`, `site`, `origin`."""
-    return Node(op, tuple(inputs), MappingProxyType(dict(params)) if params else _NOTHING, tuple(types), **labels)
+    return Node(op, tuple(inputs), frozen(params), tuple(types), **labels)
+
+
+def frozen(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A copy of a node's params that nobody can change."""
+    return MappingProxyType(dict(params)) if params else _NOTHING
 
 
 def rebuilt(node: Node, inputs: Sequence[Node], origin: Node | None = None) -> Node:

@@ -12,7 +12,7 @@ import linecache
 import os
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from textwrap import shorten
 from types import CodeType, FrameType
@@ -89,13 +89,19 @@ def _targets(file: str) -> dict[tuple[int, int, int, int], str]:
     return found
 
 
+@cache
+def _is_ours(file: str, naming: bool) -> bool:
+    """Whether a file is part of the machinery (with `naming`: and gives no names)."""
+    return file.startswith(_PACKAGE) and not (naming and file.startswith(_NAMING))
+
+
 def _outside(depth: int, naming: bool) -> Site | None:
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
-        file = frame.f_code.co_filename
-        ours = file.startswith(_PACKAGE) or (file == "<string>" and frame.f_code.co_name == "__init__")  # a dataclass's
-        if not ours or (naming and file.startswith(_NAMING)):
-            return Site(frame.f_code, frame.f_lasti)
+        code = frame.f_code
+        file = code.co_filename
+        if not _is_ours(file, naming) and (file != "<string>" or code.co_name != "__init__"):  # that of a dataclass
+            return Site(code, frame.f_lasti)
         frame = frame.f_back
     return None
 

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from backlit.errors import ControlFlowError, StructureError
 from backlit.garbage import uncollected
-from backlit.ir import Graph, Node, Scope, Type, make_node, rebuilt, substitute
+from backlit.ir import Graph, Node, Scope, Type, array_type, frozen, make_node, rebuilt, substitute
 from backlit.pytree import Structure, as_array, flatten, unflatten
-from backlit.sites import naming_site
+from backlit.sites import Site, naming_site
+
+Labels: TypeAlias = tuple[Scope | None, Site | None, Node | None]
+"""The scope, site and origin of a node."""
 
 _scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
-_labels: ContextVar[dict[str, Any] | None] = ContextVar("labels", default=None)
+_labels: ContextVar[Labels | None] = ContextVar("labels", default=None)
 # the inputs of all traces that are going on, from the outermost to the innermost
 _open: ContextVar[frozenset[Node]] = ContextVar("open", default=frozenset())
 
@@ -118,26 +120,29 @@ class Traced:
         return (self[i] for i in range(len(self)))  # type: ignore[index]
 
 
-def _spot() -> dict[str, Any]:
-    """The scope, site and origin of a node that is made now."""
-    return _labels.get() or {"scope": _scope.get(), "site": naming_site()}
+def _spot() -> Labels:
+    """The labels of a node that is made now."""
+    return _labels.get() or (_scope.get(), naming_site(), None)
 
 
 def emit(op: str, inputs: Sequence[Any], types: Sequence[Type], params: Mapping[str, Any]) -> Node:
     """A new node that applies `op`; the inputs are Traced or concrete (and then become constants)."""
-    return make_node(op, [lift(i).node for i in inputs], types, params, **_spot())
+    spot = _spot()
+    nodes = tuple([i.node if isinstance(i, Traced) else _constant(i, spot) for i in inputs])
+    return Node(op, nodes, frozen(params), tuple(types), None, *spot)
 
 
 def lift(value: Any) -> Traced:
     """The value as a Traced; a concrete one becomes a constant."""
-    if isinstance(value, Traced):
-        return value
+    return value if isinstance(value, Traced) else Traced(_constant(value, _spot()))
+
+
+def _constant(value: Any, spot: Labels) -> Node:
     array = as_array(value)
     if array.flags.writeable:  # the user may go on to change theirs
         array = array.copy()
-        array.flags.writeable = False
-    node = make_node("constant", (), (Type(array.dtype, array.shape),), {"value": array}, **_spot())
-    return Traced(node)
+        array.setflags(write=False)
+    return Node("constant", (), frozen({"value": array}), (array_type(array.dtype, array.shape),), None, *spot)
 
 
 def type_of(value: Any) -> Type:
@@ -145,7 +150,7 @@ def type_of(value: Any) -> Type:
     if isinstance(value, Traced):
         return value.type
     array = as_array(value)
-    return Type(array.dtype, array.shape)
+    return array_type(array.dtype, array.shape)
 
 
 def is_traced(*values: Any) -> bool:
@@ -153,15 +158,21 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(v, Traced) for v in values)
 
 
-@contextmanager
-def scope(name: str, kind: str = "layer") -> Iterator[Scope]:
+class scope:
     """Nodes made inside belong to the stretch `name`: the graph, the plan and the derivation show it."""
-    inner = Scope(name, kind, _scope.get())
-    token = _scope.set(inner)
-    try:
-        yield inner
-    finally:
-        _scope.reset(token)
+
+    __slots__ = ("kind", "name", "token")
+
+    def __init__(self, name: str, kind: str = "layer") -> None:
+        self.name, self.kind = name, kind
+
+    def __enter__(self) -> Scope:
+        inner = Scope(self.name, self.kind, _scope.get())
+        self.token = _scope.set(inner)
+        return inner
+
+    def __exit__(self, *exception: object) -> None:
+        _scope.reset(self.token)
 
 
 class _Labelled:
@@ -169,19 +180,21 @@ class _Labelled:
 
     __slots__ = ("labels", "token")
 
-    def __init__(self, labels: dict[str, Any] | None) -> None:
+    def __init__(self, labels: Labels | None) -> None:
         self.labels = labels
+        self.token: Token[Labels | None] | None = None
 
     def __enter__(self) -> None:
         self.token = _labels.set(self.labels)
 
     def __exit__(self, *exception: object) -> None:
+        assert self.token is not None
         _labels.reset(self.token)
 
 
 def gradient_of(node: Node) -> _Labelled:
     """Nodes made inside are part of the gradient of `node`: they take its site and its scope."""
-    return _Labelled({"scope": node.scope, "site": node.site, "origin": node})
+    return _Labelled((node.scope, node.site, node))
 
 
 class InPlaceOf(_Labelled):
@@ -190,12 +203,13 @@ class InPlaceOf(_Labelled):
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__({"scope": None, "site": None, "origin": None})
+        super().__init__((None, None, None))
 
     def name(self, node: Node) -> None:
         """What is made from now on replaces this node."""
-        assert self.labels is not None
-        self.labels["scope"], self.labels["site"], self.labels["origin"] = node.scope, node.site, node.origin
+        self.labels = node.scope, node.site, node.origin
+        if self.token is not None:
+            _labels.set(self.labels)
 
 
 def in_place_of(node: Node) -> InPlaceOf:

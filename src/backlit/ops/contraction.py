@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def parts_of(spec: str) -> tuple[str, str, str]:
     return a, b, result
 
 
+@lru_cache(1024)
 def _rule(a: Type, b: Type, spec: str) -> Type:
     left, right, result = parts_of(spec)
     if len(left) != a.ndim or len(right) != b.ndim:
@@ -176,7 +178,7 @@ def einsum(spec: str, *operands: Value, _stretch: bool = False) -> Value:
         if not operands:
             raise ShapeError("nothing to multiply")
         operands = promote("einsum", *operands)
-        letters, result = _parse(spec, operands)
+        letters, result = _parse(spec, tuple(type_of(x).shape for x in operands))
         values = [_without_repeats(term, x) for term, x in zip(letters, operands, strict=True)]
         sizes: dict[str, int] = {}
         for term, x in values:
@@ -196,19 +198,20 @@ def einsum(spec: str, *operands: Value, _stretch: bool = False) -> Value:
         return _arranged(term, x, result, sizes)
 
 
-def _parse(spec: str, operands: Sequence[Value]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, `...` written out."""
+@lru_cache(1024)
+def _parse(spec: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[str, ...], str]:
+    """The letters of each operand, of one of these shapes, and of the result; `...` written out."""
     from opt_einsum.parser import parse_einsum_input  # here, since importing it takes its time
 
     text = spec.replace(" ", "")
     try:
-        inputs, result, _ = parse_einsum_input((text, *[type_of(x).shape for x in operands]), shapes=True)
+        inputs, result, _ = parse_einsum_input((text, *shapes), shapes=True)
     except ValueError as e:
         raise ShapeError(f"{spec!r}: {e}") from None
-    terms = inputs.split(",")
-    for term, x in zip(terms, operands, strict=True):
-        if len(term) != type_of(x).ndim:
-            raise ShapeError(f"{spec!r} gives {len(term)} axes to a value that has {type_of(x).ndim}")
+    terms = tuple(inputs.split(","))
+    for term, shape in zip(terms, shapes, strict=True):
+        if len(term) != len(shape):
+            raise ShapeError(f"{spec!r} gives {len(term)} axes to a value that has {len(shape)}")
     if len(set(result)) != len(result) or not set(result) <= set(inputs):
         raise ShapeError(f"{spec!r}: each axis of the result is named once, and stands in an operand")
     return terms, result

@@ -440,7 +440,8 @@ cast: Op = Op(
     scalar=lambda s, x, dtype: s.cast(x, dtype),
 )
 
-_DTYPES = {"bool"} | {f"{k}{n}" for k in ("int", "uint") for n in (8, 16, 32, 64)} | {"float16", "float32", "float64"}
+_NAMES = ["bool", *(f"{k}{n}" for k in ("int", "uint") for n in (8, 16, 32, 64)), "float16", "float32", "float64"]
+_DTYPES = frozenset(map(np.dtype, _NAMES))
 
 
 def astype(x: Value, dtype: Any) -> Value:
@@ -453,8 +454,8 @@ def astype(x: Value, dtype: Any) -> Value:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found is None or found.name not in _DTYPES:
-        raise DtypeError(f"astype: {dtype!r} is no dtype of backlit", fix=f"use one of {', '.join(sorted(_DTYPES))}")
+    if found not in _DTYPES:
+        raise DtypeError(f"astype: {dtype!r} is no dtype of backlit", fix=f"use one of {', '.join(sorted(_NAMES))}")
     if isinstance(x, bool | int | float) and not isinstance(x, np.generic):
         return number_as(x, found)
     return x if type_of(x).dtype == found else cast(x, dtype=found)

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -282,17 +281,20 @@ def common_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
 def promote(op: str, *values: Value) -> tuple[Value, ...]:
     """The values in their common dtype; Python numbers adapt to the arrays beside them."""
     strong = [type_of(v).dtype for v in values if not is_number(v)]
-    if len(strong) == len(values) and all(d == strong[0] for d in strong):
+    alike = bool(strong) and strong.count(strong[0]) == len(strong)
+    if alike and len(strong) == len(values):
         return values
     try:
         if not strong:
             strong = [as_array(v).dtype for v in values]
             if len({d.kind for d in strong}) > 1 and all(d.kind != "b" for d in strong):
                 strong = [np.dtype(np.float32)]
-        dtype = common_dtype(strong)
+        dtype = strong[0] if alike else common_dtype(strong)
         return tuple(
-            number_as(v, dtype) if is_number(v) else v if type_of(v).dtype == dtype else OPS["cast"](v, dtype=dtype)
-            for v in values
+            [
+                number_as(v, dtype) if is_number(v) else v if type_of(v).dtype == dtype else OPS["cast"](v, dtype=dtype)
+                for v in values
+            ]
         )
     except Error as e:
         raise e.within(op, [repr(v) if is_number(v) else type_of(v) for v in values]) from None
@@ -315,13 +317,20 @@ def composite(f: _F) -> _F:
     return inner  # type: ignore[return-value]
 
 
-@contextmanager
-def told_as(op: str, *values: Value) -> Iterator[None]:
+class told_as:
     """Errors raised inside are told as errors of `op` applied to these values."""
-    try:
-        yield
-    except Error as e:
-        raise e.within(op, [repr(v) if is_number(v) else type_of(v) for v in values]) from None
+
+    __slots__ = ("op", "values")
+
+    def __init__(self, op: str, *values: Value) -> None:
+        self.op, self.values = op, values
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, Error):
+            raise error.within(self.op, [repr(v) if is_number(v) else type_of(v) for v in self.values]) from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -330,7 +339,7 @@ def told_as(op: str, *values: Value) -> Iterator[None]:
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape: aligned at the right, sizes equal or 1."""
-    if shapes and all(s == shapes[0] for s in shapes):
+    if shapes and shapes.count(shapes[0]) == len(shapes):
         return shapes[0]
     try:
         return np.broadcast_shapes(*shapes)
@@ -339,6 +348,14 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
             f"the shapes {' and '.join(map(str, shapes))} do not broadcast",
             fix="sizes must be equal or 1, aligned at the last axis; ops.expand_dims and x[:, None] add axes of size 1",
         ) from None
+
+
+@lru_cache(4096)
+def _common_type(types: tuple[Type, ...]) -> Type:
+    """The type that values of one dtype have when they are broadcast against each other."""
+    if len({t.dtype for t in types}) > 1:
+        raise DtypeError(f"the inputs have the dtypes {', '.join(dtype_name(t.dtype) for t in types)}")
+    return types[0].with_shape(broadcast_shapes(*(t.shape for t in types)))
 
 
 def normal_axis(axis: int, ndim: int) -> int:
@@ -405,9 +422,8 @@ def elementwise(
     def rule(*types: Type, **params: Any) -> Type:
         if params.keys() != settings:
             raise TypeError(f"{name} takes the params ({', '.join(settings)}), not ({', '.join(params)})")
-        if len({t.dtype for t in types}) > 1:
-            raise DtypeError(f"the inputs have the dtypes {', '.join(dtype_name(t.dtype) for t in types)}")
-        return Type(np.dtype(result or types[0].dtype), broadcast_shapes(*(t.shape for t in types)))
+        found = _common_type(types)
+        return found if result is None else found.with_dtype(result)
 
     return Op(
         name,
