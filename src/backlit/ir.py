@@ -14,7 +14,7 @@ Everything is iterative: a chain of 100,000 nodes is as good as one of ten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count
@@ -195,6 +195,21 @@ class Graph:
     outputs: tuple[Node, ...]
     name: str = "graph"
 
+    @property
+    def types(self) -> tuple[Type, ...]:
+        """The types of the outputs."""
+        return tuple(o.type for o in self.outputs)
+
+    @property
+    def source(self) -> Graph:
+        """What tells this graph from others, together with `rule`: itself. See `Derived`."""
+        return self
+
+    @property
+    def rule(self) -> str:
+        """How the graph follows from its source."""
+        return ""
+
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, inputs included, in the order in which they were made."""
@@ -244,6 +259,55 @@ class Graph:
         Without `sources` no variable is looked up, and no source file read.
         """
         return _names(self, sources)
+
+
+class Derived(Graph):
+    """A graph that follows from another one, and is made when somebody looks at it.
+
+    Who knows what became of an equal source by an equal rule need not look.
+
+    source  the graph that it is made from, whose inputs have the same types and names
+    rule    all else that it depends on, in words
+    types   the types of its outputs
+    make    makes it
+    """
+
+    _source: Graph
+    _rule: str
+    _types: tuple[Type, ...]
+    _make: Callable[[], Graph]
+
+    def __init__(self, source: Graph, rule: str, types: Sequence[Type], make: Callable[[], Graph]) -> None:
+        vars(self).update(_source=source, _rule=rule, _types=tuple(types), _make=make)
+
+    @property
+    def source(self) -> Graph:
+        return self._source
+
+    @property
+    def rule(self) -> str:
+        return self._rule
+
+    @property
+    def types(self) -> tuple[Type, ...]:
+        return self._types
+
+    @cached_property
+    def made(self) -> Graph:
+        """The graph itself."""
+        return self._make()
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return self.made.inputs
+
+    @property
+    def name(self) -> str:
+        return self.made.name
+
+    @property
+    def outputs(self) -> tuple[Node, ...]:
+        return self.made.outputs
 
 
 def freeze(value: Any) -> Any:

@@ -29,6 +29,11 @@ class Structure:
     children: tuple[Structure, ...] = ()
     static: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def size(self) -> int:
+        """How many leaves there are."""
+        return 1 if self.kind is None else sum(c.size for c in self.children)
+
     def __str__(self) -> str:
         if self.kind is None:
             return "*"

@@ -64,9 +64,35 @@ class Settings:
         found = {f.name: _written(getattr(self, f.name), f.name) for f in fields(self)}  # type: ignore[arg-type]  # subclasses are dataclasses
         return {"kind": kind_of(type(self))} | found
 
+    def description(self) -> str | None:
+        """All that this is, as text: with one version of backlit, equal texts do the same.
 
-def _is_own(cls: type) -> bool:
+        None where a class, a method or a function of somebody else's takes part, as their code may change.
+        """
+        try:
+            written = repr(self.config())
+        except SettingError:
+            return None
+        return written if _is_known(self) else None
+
+
+def _is_own(cls: Any) -> bool:
     return cls.__module__.split(".")[0] == "backlit"
+
+
+def _is_known(value: Any) -> bool:
+    """Whether the value, and all that it holds, is plain data or the settings of a class as backlit wrote it."""
+    match value:
+        case Settings():
+            methods = [m for c in type(value).__mro__ for m in vars(c).values() if inspect.isfunction(m)]
+            if not all(_is_own(m) for m in (type(value), *methods)):
+                return False
+            return all(_is_known(getattr(value, f.name)) for f in fields(value))  # type: ignore[arg-type]  # subclasses are dataclasses
+        case Mapping():
+            return all(_is_known(v) for v in value.values())
+        case tuple() | list():
+            return all(map(_is_known, value))
+    return not callable(value)
 
 
 def _is_dataclass(cls: type) -> bool:

@@ -43,7 +43,7 @@ def _chosen(trace: Trace, argnums: int | Sequence[int], wrt: str | Sequence[str]
     ranges = []
     start = 0
     for child in positional.children:
-        count = _leaf_count(child)
+        count = child.size
         ranges.append(range(start, start + count))
         start += count
     for n in numbers:
@@ -54,10 +54,6 @@ def _chosen(trace: Trace, argnums: int | Sequence[int], wrt: str | Sequence[str]
 
 def _is_at(path: str, name: str) -> bool:
     return path == name or path.startswith((f"{name}.", f"{name}["))
-
-
-def _leaf_count(structure: Any) -> int:
-    return 1 if structure.kind is None else sum(_leaf_count(c) for c in structure.children)
 
 
 def value_and_grad(
@@ -76,13 +72,20 @@ def value_and_grad(
     def inner(*args: Any, **kwargs: Any) -> Any:
         trace = trace_function(f, *args, **kwargs)
         _refuse_result(trace, has_aux)
-        chosen = _chosen(trace, argnums, wrt)
-        results = apply_graph(gradient_graph(trace.graph, chosen), trace.leaves)
-        count = len(trace.graph.outputs)
-        value = unflatten(trace.result, results[:count])
-        return value, _gradient_tree(trace, argnums, wrt, dict(zip(chosen, results[count:], strict=True)))
+        return gradient_of_trace(trace, trace.leaves, argnums, wrt)
 
     return _titled(inner, f, "value_and_grad")
+
+
+def gradient_of_trace(
+    trace: Trace, leaves: Sequence[Value], argnums: int | Sequence[int] = 0, wrt: str | Sequence[str] | None = None
+) -> tuple[Any, Any]:
+    """What a traced function gives for these leaves of its arguments, and the gradient of its first result."""
+    chosen = _chosen(trace, argnums, wrt)
+    results = apply_graph(gradient_graph(trace.graph, chosen), leaves)
+    count = len(trace.graph.outputs)
+    value = unflatten(trace.result, results[:count])
+    return value, _gradient_tree(trace, argnums, wrt, dict(zip(chosen, results[count:], strict=True)))
 
 
 def _refuse_result(trace: Trace, has_aux: bool) -> None:
@@ -116,9 +119,9 @@ def _gradient_tree(
     positional, _ = trace.arguments.children
 
     def tree(n: int) -> Any:
-        before = sum(_leaf_count(c) for c in positional.children[: n % len(positional.children)])
+        before = sum(c.size for c in positional.children[: n % len(positional.children)])
         child = positional.children[n]
-        return unflatten(child, [gradients[before + i] for i in range(_leaf_count(child))])
+        return unflatten(child, [gradients[before + i] for i in range(child.size)])
 
     return tree(argnums) if isinstance(argnums, int) else tuple(tree(n) for n in argnums)
 

@@ -14,7 +14,7 @@ from backlit.executors.api import Processes
 from backlit.pytree import map_leaves
 from backlit.train import Trainer, checks
 from backlit.train.feeding import Stretch
-from backlit.train.step import compile_step, training_step
+from backlit.train.step import TrainingStep, compile_step
 
 TRAINED = [
     "mlp_digits", "cnn_digits", "gru_digits", "char_transformer", "regression_table",
@@ -32,7 +32,7 @@ def losses(trainer, executor, stretch):
     carry = map_leaves(cast, trainer.moment.carry)
     stretch = Stretch({role: cast(a) for role, a in stretch.data.items()}, stretch.rows)
     program = compile_step(
-        training_step(trainer.objective, trainer.optimizer, skip=False), get(executor), carry, stretch
+        TrainingStep(trainer.objective, trainer.optimizer, skip=False), get(executor), carry, stretch
     )
     total, weight = program(carry, stretch)[1]["loss"]
     return total / weight

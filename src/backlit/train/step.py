@@ -20,16 +20,17 @@ import numpy as np
 from backlit import ops
 from backlit.errors import Error
 from backlit.executors.api import Executor
-from backlit.ir import Graph
+from backlit.ir import Derived, Graph
 from backlit.nn import metrics
 from backlit.nn.losses import Loss
 from backlit.nn.metrics import Metric, WholeMetric
 from backlit.nn.targets import columns, weights_like
 from backlit.ops.record import Value
+from backlit.optim.optimizer import Optimizer
 from backlit.pytree import Structure, flatten, leaves, map_leaves, unflatten
-from backlit.tracing import refuse_leaks, trace_function, type_of
+from backlit.tracing import Trace, refuse_leaks, trace_function, type_of
 from backlit.train.feeding import ROLES, Stretch
-from backlit.transforms import value_and_grad
+from backlit.transforms import gradient_of_trace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Tree = Any
@@ -129,51 +130,67 @@ def metrics_by_name(given: Any) -> tuple[dict[str, Metric | FunctionMetric], dic
     return parts, whole
 
 
-def training_step(objective: Objective, optimizer: Any, skip: bool) -> Callable[..., tuple[Tree, Tree]]:
-    """The function of one step: (params, state, optimizer, key, step, batch) -> (what is carried on, what is watched).
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingStep:
+    """One step: (params, state, optimizer, key, step, batch) -> (what is carried on, what is watched).
+
+    `forward` goes from the batch to the loss and whatever is measured. The rest of the step, gradients and update,
+    follows from the graph of that by the settings of the optimiser, so it is only made where no program of it is known.
 
     With `skip` a step whose loss or new parameters are not finite changes nothing but the counter.
     """
 
-    def step(params: Tree, state: Tree, optimizer_state: Tree, key: Value, step: Value, **batch: Value) -> Any:
-        def total(params: Tree) -> Any:
-            fresh = ops.random.fold_in(key, step)
-            predicted, new_state = objective.predict(params, state, batch, training=True, key=fresh)
-            loss, weight = objective.measure(predicted, batch)
-            whole, penalty = loss, None
-            if objective.penalty is not None:
-                with ops.scope("penalty"):
-                    penalty = objective.penalty(params)
-                whole = loss + penalty
-            return optimizer.scaled(optimizer_state, whole), (predicted, new_state, whole, loss, weight, penalty)
+    objective: Objective
+    optimizer: Optimizer
+    skip: bool
 
-        (_, found), gradients = value_and_grad(total, has_aux=True)(params)
-        predicted, new_state, whole, loss, weight, penalty = found
-        gradients = {name: ops.named(g, f"grad {name}") for name, g in gradients.items()}
-        with ops.scope("update"):
-            new_params, new_optimizer = optimizer.update(gradients, optimizer_state, params)
-        watched: dict[str, Tree] = {"loss": (loss * weight, weight)}
-        if penalty is not None:
-            watched["penalty"] = (penalty * weight, weight)
+    @property
+    def rule(self) -> str | None:
+        """All that the rest of the step depends on besides the forward part; None where it may be anything."""
+        return None if self.skip else self.optimizer.description()
+
+    def forward(
+        self, params: Tree, state: Tree, optimizer_state: Tree, key: Value, step: Value, **batch: Value
+    ) -> tuple[Value, tuple[Value, Tree, dict[str, Tree]]]:
+        """What is differentiated; and the loss with its penalty, the layers' new state, and what is watched."""
+        objective, fresh = self.objective, ops.random.fold_in(key, step)
+        predicted, new_state = objective.predict(params, state, batch, training=True, key=fresh)
+        loss, weight = objective.measure(predicted, batch)
+        whole, watched = loss, {"loss": (loss * weight, weight)}
+        if objective.penalty is not None:
+            with ops.scope("penalty"):
+                penalty = objective.penalty(params)
+            whole, watched["penalty"] = loss + penalty, (penalty * weight, weight)
         watched |= objective.observe(predicted, batch)
-        if skip:
-            good = ops.isfinite(whole)
-            for leaf in flatten((new_params, new_state))[0]:
-                if type_of(leaf).dtype.kind == "f":
-                    good = ops.logical_and(good, ops.all(ops.isfinite(leaf)))
+        return self.optimizer.scaled(optimizer_state, whole), (whole, new_state, watched)
 
-            def chosen(new: Value, old: Value) -> Value:
-                return ops.where(good, new, old)
+    def whole(self, forward: Trace) -> Callable[..., tuple[Tree, Tree]]:
+        """The function of the whole step, given the trace of its first part."""
 
-            new_params = map_leaves(chosen, new_params, params)
-            new_state = map_leaves(chosen, new_state, state)
-            new_optimizer = map_leaves(chosen, new_optimizer, optimizer_state)
-            watched = map_leaves(lambda v: ops.where(good, v, ops.astype(0.0, type_of(v).dtype)), watched)
-            watched["skipped"] = (ops.astype(ops.logical_not(good), "float32"), np.float32(1))
-        next_step = step + np.uint32(1)
-        return (new_params, new_state, new_optimizer, key, next_step), watched
+        def step(params: Tree, state: Tree, optimizer_state: Tree, key: Value, step: Value, **batch: Value) -> Any:
+            given = leaves(((params, state, optimizer_state, key, step), batch))
+            (_, (whole, new_state, watched)), gradients = gradient_of_trace(forward, given)
+            gradients = {name: ops.named(g, f"grad {name}") for name, g in gradients.items()}
+            with ops.scope("update"):
+                new_params, new_optimizer = self.optimizer.update(gradients, optimizer_state, params)
+            if self.skip:
+                good = ops.isfinite(whole)
+                for leaf in flatten((new_params, new_state))[0]:
+                    if type_of(leaf).dtype.kind == "f":
+                        good = ops.logical_and(good, ops.all(ops.isfinite(leaf)))
 
-    return step
+                def chosen(new: Value, old: Value) -> Value:
+                    return ops.where(good, new, old)
+
+                new_params = map_leaves(chosen, new_params, params)
+                new_state = map_leaves(chosen, new_state, state)
+                new_optimizer = map_leaves(chosen, new_optimizer, optimizer_state)
+                watched = map_leaves(lambda v: ops.where(good, v, ops.astype(0.0, type_of(v).dtype)), watched)
+                watched["skipped"] = (ops.astype(ops.logical_not(good), "float32"), np.float32(1))
+            next_step = step + np.uint32(1)
+            return (new_params, new_state, new_optimizer, key, next_step), watched
+
+        return step
 
 
 def evaluation_step(objective: Objective) -> Callable[..., tuple[Tree, Tree]]:
@@ -216,15 +233,32 @@ class Program:
 
 
 def compile_step(
-    step: Callable[..., tuple[Tree, Tree]], executor: Executor, carry: Sequence[Tree], stretch: Stretch
+    step: TrainingStep | Callable[..., tuple[Tree, Tree]], executor: Executor, carry: Sequence[Tree], stretch: Stretch
 ) -> Program:
     """The step for batches like those of the stretch, as a program of the executor."""
     batch = {r: np.broadcast_to(np.zeros((), a.dtype), (stretch.batch, *a.shape[1:])) for r, a in stretch.data.items()}
     batch = {r: batch[r] for r in ROLES if r in batch}
-    trace = trace_function(step, *carry, **batch)
-    refuse_leaks(trace.graph)
-    carried, watched = trace.result.children
-    count = len(flatten(tuple(carry))[0])
-    if flatten(tuple(carry))[2] != carried:
-        raise Error("the step gives back another structure than it carries: an optimiser or layer changes its state's")
-    return Program(trace.graph, executor.compile_loop(trace.graph, count, len(batch)), carried, watched)
+    held, _, carried = flatten(tuple(carry))
+
+    def traced(step: Callable[..., tuple[Tree, Tree]]) -> Trace:
+        trace = trace_function(step, *carry, **batch)
+        refuse_leaks(trace.graph)
+        if trace.result.children[0] != carried:
+            raise Error("the step gives another structure than it carries: an optimiser or layer changes its state's")
+        return trace
+
+    if isinstance(step, TrainingStep):
+        forward = trace_function(step.forward, *carry, **batch)
+        refuse_leaks(forward.graph)
+        rule, whole = step.rule, step.whole(forward)
+    else:
+        rule, whole = None, step
+    if rule is not None:
+        watched = forward.result.children[1].children[2]
+        types = [*map(type_of, held), *forward.graph.types[-watched.size :]]
+        rule = f"{rule} {carried!r} {forward.result!r}"
+        graph: Graph = Derived(forward.graph, rule, types, lambda: traced(whole).graph)
+    else:
+        trace = traced(whole)
+        graph, watched = trace.graph, trace.result.children[1]
+    return Program(graph, executor.compile_loop(graph, len(held), len(batch)), carried, watched)

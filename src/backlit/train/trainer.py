@@ -28,11 +28,11 @@ from backlit.train.run import Moment, Plan, Run, joined
 from backlit.train.step import (
     Objective,
     Program,
+    TrainingStep,
     compile_step,
     evaluation_step,
     metrics_by_name,
     prediction_step,
-    training_step,
 )
 
 if TYPE_CHECKING:
@@ -394,8 +394,9 @@ class Trainer:
         key = kind, optimizer, stretch.batch, shapes
         if key not in self._programs:
             carry: Sequence[Tree] = (dict(self.net.params), dict(self.net.state))
+            step: TrainingStep | Callable[..., tuple[Tree, Tree]]
             if kind == "train":
-                step = training_step(self.objective, optimizer or self.optimizer, self.on_nan == "skip")
+                step = TrainingStep(self.objective, optimizer or self.optimizer, self.on_nan == "skip")
                 carry = self.moment.carry
             else:
                 step = (evaluation_step if kind == "evaluate" else prediction_step)(self.objective)

@@ -124,11 +124,11 @@ def compiled(graph: Graph, target: Target, make: Callable[[], Plan], *how: objec
     key = digest(graph, target, PROCESSORS, *how) if cache.folder() is not None else None
     found = cache.read(key) if key is not None else None
     if found is not None:
-        return Code(Artifact.unpack(found, graph), target)
+        return Code(Artifact.unpack(found, graph.source), target)
     with uncollected():
         plan = make()
         artifact = Artifact.of(plan, target, shares_for(plan))
-    packed = artifact.pack(graph) if key is not None else None
+    packed = artifact.pack(graph.source) if key is not None else None
     if key is not None and packed is not None:
         cache.write(key, packed)
     return Code(artifact, target)

@@ -1,9 +1,10 @@
 """A name for what a graph becomes: equal names, equal machine code.
 
 The name is a hash of the graph as it was given, before any pass: ops, params, types, wiring, the order of the program,
-and the bytes of its constants. Names, scopes and call sites do not count. To it come the processor, the versions of
-LLVM and backlit, and the source of everything that turns a graph into code, so that a changed compiler never finds what
-an older one has made.
+and the bytes of its constants. Names, scopes and call sites do not count. Of a graph that follows from another one it
+is a hash of that and of the rule, so that the graph need not be made. To it come the processor, the versions of
+LLVM and backlit, and the source of everything that derives graphs and turns them into code, so that a changed compiler
+never finds what an older one has made. A graph with an op of the user's own has no name: its code may be another.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ import numpy as np
 
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Node, Type
+from backlit.ops.record import OPS, Op
 
-_PARTS = ("ir.py", "ops/*.py", "passes/*.py", "executors/native/*.py")
+_PARTS = (
+    "ir.py", "pytree.py", "settings.py", "tracing.py", "autodiff.py", "transforms.py", "ops/*.py", "passes/*.py",
+    "optim/*.py", "train/step.py", "executors/native/*.py",
+)  # fmt: skip
 
 
 def _stamp() -> str:
@@ -41,8 +46,8 @@ _STAMP = _stamp()
 def digest(graph: Graph, target: Target, *how: object) -> str | None:
     """The name of the code of a graph for a target, compiled as `how` says; None if the graph has no name."""
     try:
-        text = "\n".join([_STAMP, repr(target), repr(how), *_lines(graph)])
-    except TypeError:  # a param of a kind that is not known here
+        text = "\n".join([_STAMP, repr(target), repr(how), graph.rule, *_lines(graph.source)])
+    except TypeError:  # a param of a kind that is not known here, or an op
         return None
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -56,7 +61,15 @@ def everything(graph: Graph) -> Iterator[Node]:
                 yield from everything(value)
 
 
+@cache
+def _is_own(op: Op) -> bool:
+    """Whether what the op means is written in backlit."""
+    return all(f is None or f.__module__.split(".")[0] == "backlit" for f in (op.rule, op.scalar, op.vjp))
+
+
 def _lines(graph: Graph) -> Iterator[str]:
+    if not all(_is_own(OPS[op]) for op in graph.ops if op in OPS):
+        raise TypeError
     number: dict[Node, int] = {}
     for node in graph.nodes:
         number[node] = len(number)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backlit.errors import ShapeError, UnsupportedError
-from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments, check_step
+from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments
 from backlit.executors.native import jit
 from backlit.executors.native.code import Code, compiled, shares_for, usable
 from backlit.executors.native.convolution import prepared
@@ -18,7 +18,7 @@ from backlit.executors.native.program import Program
 from backlit.executors.native.steps import Steps
 from backlit.executors.native.table import table
 from backlit.executors.native.target import Target, known
-from backlit.ir import Graph
+from backlit.ir import Derived, Graph
 from backlit.ops.record import OPS
 
 
@@ -72,9 +72,10 @@ class Native(Executor):
         return Compiled(graph, code)
 
     def compile_loop(self, step: Graph, carry: int, rows: int) -> RunLoop:
-        check_step(step, carry, rows)
-        self.refuse_unsupported(step)
-        return Steps(step, carry, rows, self.target)
+        steps = Steps(step, carry, rows, self.target, self.refuse_unsupported)
+        if not isinstance(step, Derived):
+            steps.check_step()
+        return steps
 
 
 class Compiled:

@@ -8,19 +8,19 @@ two of them Python may run a signal handler, so Ctrl-C is honoured soon, and the
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from backlit.errors import ShapeError
-from backlit.executors.api import Array
+from backlit.executors.api import Array, check_step
 from backlit.executors.native.code import Code, compiled, usable
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import Plan, plan_loop
 from backlit.executors.native.storage import Layout, Storage, address
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Type, make_node, substitute
-from backlit.tracing import input_node
+from backlit.tracing import input_node, refuse_leaks
 
 STRETCH = 0.04
 
@@ -28,15 +28,18 @@ STRETCH = 0.04
 class Steps:
     """A step that can be run many times; compiled once for each set of data shapes."""
 
-    def __init__(self, step: Graph, carry: int, rows: int, target: Target) -> None:
-        self.step, self.carry, self.rows, self.target = step, carry, rows, target
+    def __init__(
+        self, step: Graph, carry: int, rows: int, target: Target, refuse: Callable[[Graph], None] = refuse_leaks
+    ) -> None:
+        """`refuse` raises where the step cannot be compiled. A derived one is not looked at before it has to be."""
+        self.step, self.carry, self.rows, self.target, self.refuse = step, carry, rows, target, refuse
         self._codes: dict[tuple[int, ...], Code] = {}
-        state, batches = step.inputs[:carry], step.inputs[carry:]
+        state, batches = step.source.inputs[:carry], step.source.inputs[carry:]
         self._state = [n.type.dtype for n in state], [n.type.shape for n in state]
         self._rows = [n.type.dtype for n in batches], [n.type.shape[1:] for n in batches]
         self._batch = batches[0].type.shape[0] if batches else 0
         self.storage = Storage([n.type for n in state])
-        self._outputs = step.outputs[carry:]
+        self._watched_types = step.types[carry:]
         self._room = -1, Layout([])  # where watched outputs lie, for a number of steps
         self._lock = threading.Lock()
 
@@ -63,7 +66,7 @@ class Steps:
     def _watched(self, steps: int) -> tuple[list[Array], list[int]]:
         """Room for the watched outputs of so many steps, and its addresses."""
         if self._room[0] != steps:
-            self._room = steps, Layout([o.type.with_shape((steps, *o.type.shape)) for o in self._outputs])
+            self._room = steps, Layout([t.with_shape((steps, *t.shape)) for t in self._watched_types])
         layout = self._room[1]
         return layout.arrays(np.empty(max(1, layout.size), np.uint8))
 
@@ -71,7 +74,7 @@ class Steps:
         """Raise ShapeError unless the arguments are of the step's types. Lists are compared whole, which is fast."""
         if len(state) != self.carry or len(data) != self.rows:
             raise ShapeError(f"{len(state)} carried values and {len(data)} data sets for {self.carry} and {self.rows}")
-        inputs = self.step.inputs
+        inputs = self.step.source.inputs
         if ([a.dtype for a in state], [a.shape for a in state]) != self._state:
             for node, array in zip(inputs, state, strict=False):
                 found = Type(array.dtype, array.shape)
@@ -85,6 +88,11 @@ class Steps:
         shape = row_index.shape
         if data and (len(shape) != 2 or shape[1] != self._batch or row_index.dtype.kind not in "iu"):
             raise ShapeError(f"the row indices have the shape {shape}, not (steps, {self._batch})")
+
+    def check_step(self) -> None:
+        """Raise unless the step can be compiled, and be one of a loop."""
+        check_step(self.step, self.carry, self.rows)
+        self.refuse(self.step)
 
     def code(self, lengths: Sequence[int]) -> Code:
         """The compiled loop for data sets of these lengths."""
@@ -100,6 +108,7 @@ class Steps:
 
     def plan(self, lengths: Sequence[int], sources: bool = True) -> Plan:
         """The plan of the loop for data sets of these lengths."""
+        self.check_step()
         whole = with_gathers(self.step, self.carry, lengths)
         return plan_loop(prepared(whole), self.carry, len(lengths), sources)
 
