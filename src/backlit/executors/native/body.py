@@ -48,6 +48,7 @@ class Body:
         self.checked: list[tuple[Node, int, int]] = []
         self.made: set[Node] = set()  # what is computed here, stored or not
         self.limits: tuple[Limit, ...] = ()
+        self.kind: type[Nest] = Nest
 
     def emit(self, instruction: Instruction) -> int:
         if instruction.op != "store":
@@ -206,7 +207,7 @@ class Body:
         sizes = [(math.prod(extents[a] for a in g), g[0] < outer) for g in groups]
         offsets = self._offsets()
         code = [moved(i, -offsets[i.argument] if i.argument >= 0 else 0, groups) for i in self.code]
-        kernel = Nest(
+        kernel = self.kind(
             tuple(n for n, o in sizes if o), tuple(n for n, o in sizes if not o), tuple(code[: self.prologue]),
             tuple(code[self.prologue :]), tuple(b.type.dtype for b in self.arguments), limits,
         )  # fmt: skip

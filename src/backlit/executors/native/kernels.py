@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from backlit.executors.native.index import Affine
+from backlit.executors.native.winograd import Convolution, convolution
 from backlit.ir import Node, Type
 
 Dtype: TypeAlias = np.dtype[Any]
@@ -127,6 +128,22 @@ def _cost(i: Instruction) -> int:
     return {"exp": 12, "log": 16, "tanh": 20, "sigmoid": 16, "erf": 60, "divide": 4, "sqrt": 4, "threefry2x32": 90}.get(
         i.op, 1
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Winograd(Nest):
+    """A convolution of images with windows of 3 x 3 places, whose weights have been transformed (`winograd`).
+
+    It is written as the product that it stands for: two loads, multiplied and summed over the window and the channels.
+    But the weights are the 4 x 4 transformed ones, so that load only says where they start and how far apart they lie.
+    """
+
+    @property
+    def convolution(self) -> Convolution:
+        """Which axes are what."""
+        found = convolution(self.space, self.reduced, self.prologue[0].at, self.prologue[1].at)
+        assert found is not None
+        return found
 
 
 @dataclass(frozen=True, slots=True)

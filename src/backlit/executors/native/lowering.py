@@ -29,6 +29,7 @@ from backlit.executors.native.kernels import (
     Sort,
 )
 from backlit.executors.native.parts import in_parts
+from backlit.executors.native.winograd_weights import transformed_weights
 from backlit.ir import Node, Type
 from backlit.ops.contraction import parts_of
 
@@ -149,11 +150,11 @@ class Lowering:
 
         x, y = body.value(a, at(left)), body.value(b, at(right))
         body.limits = _limits(a, at(left), body)
-        turned = self._turned(body, (x, y), result, group)
-        if turned is not None:
-            packed, (k, place) = turned
+        changed = transformed_weights(body, (x, y), group, self.before) or self._turned(body, (x, y), result, group)
+        if changed is not None:
+            packed, (k, place) = changed
             body.code[k] = Instruction(
-                "load", (), root.type.dtype, argument=body.argument(packed), place=place, hint="turned"
+                "load", (), root.type.dtype, argument=body.argument(packed), place=place, hint=packed.name
             )
             body.prune()
         product = body.emit(Instruction("multiply", (x, y), root.type.dtype))

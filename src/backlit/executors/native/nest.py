@@ -22,7 +22,7 @@ import numpy as np
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.bounds import checked, report
 from backlit.executors.native.builder import Function, Module, kernel_function
-from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
+from backlit.executors.native.kernels import COMBINERS, Instruction, Nest, Winograd
 from backlit.executors.native.names import BOOL, F32, F64, I64
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes, write_transpose
@@ -121,11 +121,14 @@ def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> 
     from backlit.executors.native.dots import DotWriter, dots
     from backlit.executors.native.product import ProductWriter
     from backlit.executors.native.tiling import tiling
+    from backlit.executors.native.winograd_product import WinogradWriter
 
     f = kernel_function(module, name, [f"p{k}" for k in range(len(nest.arguments))])
     cut, pairs = tiling(nest, module.target), dots(nest, module.target)
     turned = turned_axes(nest, module.target)
-    if cut is not None:
+    if isinstance(nest, Winograd):
+        WinogradWriter(f, nest, lengths).write()
+    elif cut is not None:
         ProductWriter(f, nest, cut, lengths).write()
     elif pairs is not None:
         DotWriter(f, nest, pairs, lengths).write()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from backlit.executors.native import index as ix
 from backlit.executors.native.index import Affine
-from backlit.executors.native.kernels import COMBINERS, Buffer, Call, Instruction, Nest
+from backlit.executors.native.kernels import COMBINERS, Buffer, Call, Instruction, Nest, Winograd
 from backlit.ir import Type
 
 _WORK = 1 << 15  # elements that are worth a kernel more
@@ -50,7 +50,7 @@ class Cut:
 
 def parts(nest: Nest) -> Cut | None:
     """Into which parts the sums of a nest are cut; None: they are not."""
-    if not nest.reduced or nest.checks or nest.points * nest.steps < _WORK:
+    if isinstance(nest, Winograd) or not nest.reduced or nest.checks or nest.points * nest.steps < _WORK:
         return None
     if [i.op for i in nest.prologue] == ["load", "load", "multiply", "sum"]:
         return _of_product(nest)

@@ -14,10 +14,11 @@ from functools import lru_cache
 
 from backlit.executors.native.dots import dots
 from backlit.executors.native.index import Affine
-from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort
+from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort, Winograd
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import split_axis, tiling
+from backlit.executors.native.winograd_product import split_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def share_of(call: Call, target: Target) -> Share:
 
 @lru_cache(maxsize=4096)
 def _share_of_nest(nest: Nest, target: Target) -> Share:
+    if isinstance(nest, Winograd):
+        axis = split_of(nest)
+        return Share(axis, nest.space[axis], 2 if axis in nest.convolution.places else 1)
     cut = tiling(nest, target)
     if cut is not None and cut.by_columns:
         return Share(cut.columns, nest.space[cut.columns], cut.vectors * cut.lanes)

@@ -14,13 +14,14 @@ from itertools import count
 from typing import Any
 
 from backlit.executors.native.dots import dots
-from backlit.executors.native.kernels import Call, Nest
+from backlit.executors.native.kernels import Call, Nest, Winograd
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Plan, traffic
 from backlit.executors.native.sharing import Pending, Share, flows, share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import tiling
 from backlit.executors.native.transpose import turned_axes
+from backlit.executors.native.winograd_product import blocks, split_of
 
 _WIDEST = (3, 30, 14, 28, 8, 10, 5, 34)  # characters of each column: 140 in all, with two between them
 _HEAD = ("#", "computes", "kind", "loops", "split", "operations", "bytes", "made of")
@@ -78,6 +79,8 @@ def describe(call: Call, target: Target) -> tuple[str, str]:
     cut = tiling(kernel, target)
     plan = schedule(kernel, target)
     vector, lanes = (cut.columns, cut.lanes) if cut is not None else (plan.vector, plan.lanes)
+    if isinstance(kernel, Winograd):
+        vector, lanes = kernel.convolution.columns, target.lanes(kernel.prologue[3].dtype.itemsize)
     sizes = [f"{n}/{lanes}" if a == vector else str(n) for a, n in enumerate(kernel.space + kernel.reduced)]
     outer, inner = sizes[: len(kernel.space)], sizes[len(kernel.space) :]
     loops = " ".join(outer) + (f" [{' '.join(inner)}]" if inner else "")
@@ -86,6 +89,9 @@ def describe(call: Call, target: Target) -> tuple[str, str]:
         for a in cut.whole:
             rows *= kernel.space[a]
         return f"product {rows}x{cut.vectors}", loops
+    if isinstance(kernel, Winograd):
+        made = blocks(kernel, target, [kernel.space[split_of(kernel)]])
+        return f"winograd {made.squares}x{made.vectors}", loops
     pairs = dots(kernel, target)
     if pairs is not None:
         return f"dots {pairs.rows}x{pairs.columns}", loops

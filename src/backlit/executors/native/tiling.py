@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
-from backlit.executors.native.kernels import Nest
+from backlit.executors.native.kernels import Nest, Winograd
 from backlit.executors.native.target import Target
 
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
@@ -51,7 +51,12 @@ class Tiling:
 def is_product(nest: Nest) -> bool:
     """Whether the nest is a sum, not an empty one, of products of two values that lie in memory."""
     ops = [i.op for i in nest.prologue]
-    if ops != ["load", "load", "multiply", "sum"] or not nest.reduced or 0 in nest.reduced:
+    if (
+        isinstance(nest, Winograd)
+        or ops != ["load", "load", "multiply", "sum"]
+        or not nest.reduced
+        or 0 in nest.reduced
+    ):
         return False
     dtype = nest.prologue[3].dtype
     return dtype.kind == "f" and dtype.itemsize >= 4

@@ -14,7 +14,11 @@ Channels are summed within the brackets, so the 16 numbers are 16 products of ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
+
+from backlit.executors.native.index import Affine
 
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 
@@ -69,3 +73,32 @@ def window_axes(
         return None
     first, second = sorted(found, key=lambda pair: -strides[pair[0]])
     return first, second
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Of a product that is a convolution the number of the load of the images, and its axes."""
+
+    image: int  # 0 or 1; the other load is that of the weights
+    places: tuple[int, int]  # down and across
+    inside: tuple[int, int]  # the window
+    channels: int
+    columns: int  # the channels of the result
+
+
+@cache
+def convolution(space: tuple[int, ...], reduced: tuple[int, ...], p: Affine, q: Affine) -> Convolution | None:
+    """The axes of a product of two loads; None where it is no convolution with windows of 3 x 3 neighbouring places."""
+    outer, inner = range(len(space)), range(len(space), len(space) + len(reduced))
+    if len(inner) != 3:
+        return None
+    for image, (a, b) in enumerate(((p.strides, q.strides), (q.strides, p.strides))):
+        found = window_axes(a, space + reduced, outer, inner)
+        columns = [axis for axis in outer if a[axis] == 0 and b[axis]]
+        if found is None or len(columns) != 1 or any(b[axis] for axis in outer if axis != columns[0]):
+            continue
+        places, inside = zip(*found, strict=True)
+        (channels,) = set(inner) - set(inside)
+        if a[channels] == 1 and b[channels]:
+            return Convolution(image, places, inside, channels, columns[0])
+    return None
