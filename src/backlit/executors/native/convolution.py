@@ -165,7 +165,11 @@ def _filled(n: int) -> int:
 def _cut(node: Node) -> Value | None:
     """slice(contract(windows(pad(x)), w)) with the part of the windows that is kept only."""
     (product,) = node.inputs
-    if product.op != "contract" or any(k != 1 for k in node.params["step"]):
+    if any(k != 1 for k in node.params["step"]):
+        return None
+    if product.op == "reshape" and product.inputs[0].op == "contract":
+        return _cut_by_groups(node)
+    if product.op != "contract":
         return None
     left, right, result = parts_of(product.params["spec"])
     seen = product.inputs[0]
@@ -190,3 +194,22 @@ def _cut(node: Node) -> Value | None:
     fewer = OPS["pad"](Traced(spread.inputs[0]), **{**spread.params, "low": tuple(low), "high": tuple(high)})
     found = contract(OPS["windows"](fewer, **p), Traced(product.inputs[1]), spec=product.params["spec"])
     return found[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+
+
+def _cut_by_groups(node: Node) -> Value | None:
+    """slice(reshape(v)), where the reshape makes an axis of groups and their channels, as reshape(slice(v))."""
+    (merged,) = node.inputs
+    (apart,) = merged.inputs
+    groups = split_axes(merged.type.shape, apart.type.shape)
+    if groups is None:
+        return None
+    start: list[int] = []
+    stop: list[int] = []
+    for first, last, n, group in zip(node.params["start"], node.params["stop"], merged.type.shape, groups, strict=True):
+        if len(group) > 1 and (first, last) != (0, n):
+            return None
+        start += [first] if len(group) == 1 else [0] * len(group)
+        stop += [last] if len(group) == 1 else group
+    cut = OPS["slice"](Traced(apart), start=tuple(start), stop=tuple(stop), step=(1,) * len(start))
+    made = _cut(cut.node) if cut.node.op == "slice" else None
+    return None if made is None else reshape(made, node.type.shape)

@@ -1,7 +1,8 @@
 """How a Nest that is a product of matrices is cut into tiles: a choice made of shapes and strides alone, as data.
 
 One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors.
-Others, the rows, move through a only. Every shape is known, so rows and columns are cut into tiles of nearly equal
+Others, the rows, move through a only. Where no axis is such, as where channels do not meet, columns may go
+through both operands by neighbours. Every shape is known, so rows and columns are cut into tiles of nearly equal
 size and no tile needs a test; only the last vector of a row may be partly outside, under a mask.
 """
 
@@ -45,6 +46,7 @@ class Tiling:
     loops: tuple[int, ...]  # the axes of the result that are plain loops, outermost first
     outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
     part: int = 0  # steps whose block of b is copied side by side before the tiles use it; 0: none are
+    paired: bool = False  # columns go through a too, as channels that do not meet do: its loads are vectors as well
     by_columns: bool = False  # threads share the columns, so that each reads only its own of a b that is large
 
 
@@ -70,26 +72,31 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     strides = [nest.prologue[k].at.strides for k in (0, 1)]
     outer = range(len(nest.space))
     stored = [i.place.strides for i in nest.epilogue if i.op == "store" and i.place is not None]
+
+    def rows_of(b: int) -> list[int]:
+        return [x for x in outer if strides[1 - b][x] != 0 and strides[b][x] == 0]
+
     choices = []
     for axis in outer:
         for b in (0, 1):
-            if strides[b][axis] == 1 and strides[1 - b][axis] == 0 and nest.space[axis] > 2:
+            steps = strides[b][axis], strides[1 - b][axis]
+            if (steps == (1, 0) and nest.space[axis] > 2) or (steps == (1, 1) and nest.space[axis] > 4 and rows_of(b)):
                 neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
-                choices.append((neat >= 0, min(nest.space[axis], 64), neat, b, axis))
+                choices.append((neat >= 0, steps == (1, 0), min(nest.space[axis], 64), neat, b, axis))
     if not choices:
         return None
-    neat, _, _, b, columns = max(choices)
+    neat, single, _, _, b, columns = max(choices)
     if not neat:
         return None
     a = 1 - b
     lanes = target.lanes(total.dtype.itemsize)
     while lanes > 1 and lanes // 2 >= nest.space[columns]:
         lanes //= 2
-    rows = [x for x in outer if x != columns and strides[a][x] != 0 and strides[b][x] == 0]
+    rows = [x for x in rows_of(b) if x != columns]
     vectors_all = -(-nest.space[columns] // lanes)
     inside: list[int] = []
     fixed = 1
-    limit = target.registers - 3
+    limit = target.registers - (3 if single else 10)  # numbers of a are read again by the next rows
     while rows and fixed * nest.space[rows[-1]] <= 6:
         fixed *= nest.space[rows[-1]]
         inside.insert(0, rows.pop())
@@ -102,11 +109,12 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
             r = count * fixed
             if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
                 break
-            best = min(best, (_cost(extent, count, fixed, vectors_all, vectors, step), -vectors, -count))
+            cost = _cost(extent, count, fixed, vectors_all, vectors, step if single else None)
+            best = min(best, (cost, -vectors, -count))
     _, vectors, count = best
     loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
     parts = _in_parts(nest, total.dtype.itemsize, columns)
-    plain = not inside and not loops and cut >= 0
+    plain = single and not inside and not loops and cut >= 0
     part = _part(nest, b, cut, -vectors * lanes * total.dtype.itemsize) if plain else 0
     heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
     by_columns = plain and nest.space[columns] >= _BLOCKS * -vectors * lanes and (part > 0 or heavy)
@@ -122,6 +130,7 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
         loops,
         parts,
         part,
+        not single,
         by_columns,
     )
 
@@ -158,17 +167,19 @@ def _part(nest: Nest, b: int, cut: int, width: int) -> int:
     return size if parts == 1 or nest.space[cut] * width <= _PANEL else 0
 
 
-def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int, step: int) -> float:
+def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int, step: int | None) -> float:
     """Cycles for one step along the inner axes over all tiles, by a simple model.
 
     Two multiply-adds and two loads a cycle, four cycles until a sum is ready again; tiles of one size only are better
-    than of several by a little, since each size has code of its own. Rows are `step` bytes apart.
+    than of several by a little, since each size has code of its own. Rows are `step` bytes apart; None: they are
+    vectors, which the next row may read again, so that a tile has the cost of its first row and of the vectors of b.
     """
     total = 0.0
     for n, v in pieces(vectors_all, vectors):
         for m, r in pieces(extent, rows):
             tile = r * fixed
-            total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + _MISS * _crowded(r, step))
+            rest = 2.0 * v if step is None else _MISS * _crowded(r, step)
+            total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + rest)
     return total * (1 + 0.02 * len(pieces(extent, rows)) * len(pieces(vectors_all, vectors)))
 
 
