@@ -12,9 +12,10 @@ from typing import Any
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.bounds import checked, report
 from backlit.executors.native.builder import Function, Module, kernel_function
-from backlit.executors.native.kernels import RunningSum, Scatter, Search, Sort
+from backlit.executors.native.kernels import RunningSum, Scatter, Search, Sort, WinogradSum
 from backlit.executors.native.names import BOOL, I64
 from backlit.executors.native.value import Value
+from backlit.executors.native.winograd_sum import emit_winograd_sum
 
 
 def _lines(f: Function, shape: tuple[int, int, int], body: Callable[[Value, Value], None]) -> None:
@@ -172,4 +173,5 @@ EMIT: dict[type, Callable[[Module, str, Any], None]] = {
     Sort: emit_sort,
     RunningSum: emit_running_sum,
     Scatter: emit_scatter,
+    WinogradSum: emit_winograd_sum,
 }

@@ -190,6 +190,46 @@ class Scatter:
         return len(self.axes)
 
 
+@dataclass(frozen=True, slots=True)
+class WinogradSum:
+    """The gradient of a convolution's 3x3 weights by Winograd's transforms, in parts of what is summed.
+
+    One operand is the image, the other the gradient of the convolution's result, of `size` places. `strides` are those
+    of each along the axes of `batch`, then down and right; channels are neighbours. They are cut into `blocks` of so
+    many `channels` each. The channels of operand 1 are neighbours in the result as well, whose other strides are those
+    of a part, of the window's axes and of the channels of operand 0.
+    """
+
+    parts: int
+    batch: tuple[int, ...]
+    size: tuple[int, int]
+    channels: tuple[int, int]
+    blocks: tuple[int, int]
+    image: int  # which operand it is
+    strides: tuple[tuple[int, ...], tuple[int, ...]]
+    result: tuple[int, int, int, int]
+    dtype: Dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The blocks in parts, which threads share; for each the lines of tiles, tiles in a line, and channels."""
+        down, across = self.tiles
+        lines = -(-math.prod(self.batch) * down // self.parts)
+        return self.parts * math.prod(self.blocks), lines, across, *self.channels
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Tiles of 2x2 places down and across; the last ones may be partly outside."""
+        down, across = self.size
+        return -(-down // 2), -(-across // 2)
+
+    @property
+    def flops(self) -> int:
+        """Of the sums as they stand, so that they can be compared with those of other kernels."""
+        places = math.prod(self.batch) * math.prod(self.size)
+        return 2 * 9 * places * math.prod(self.channels) * math.prod(self.blocks)
+
+
 @dataclass(eq=False, slots=True)
 class Buffer:
     """Memory for one value: an argument of the program, or a stretch of its arena."""

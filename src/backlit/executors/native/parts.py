@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from backlit.executors.native import index as ix
+from backlit.executors.native.gradients import by_winograd
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import COMBINERS, Buffer, Call, Instruction, Nest, Winograd
 from backlit.ir import Type
@@ -31,6 +32,10 @@ def in_parts(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
     """The call, or the two calls that do the same."""
     nest = call.kernel
     assert isinstance(nest, Nest)
+    transformed = by_winograd(call, scratch)
+    if transformed is not None:
+        made, place = transformed
+        return [*made, _whole(call, nest, [3], [place])]
     cut = parts(nest)
     if cut is None:
         return [call]

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from backlit.executors.native.dots import dots
 from backlit.executors.native.index import Affine
-from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort, Winograd
+from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort, Winograd, WinogradSum
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import split_axis, tiling
@@ -45,7 +45,7 @@ def share_of(call: Call, target: Target) -> Share:
     kernel = call.kernel
     if isinstance(kernel, Nest):
         return _share_of_nest(kernel, target)
-    if isinstance(kernel, Search | Sort | RunningSum):
+    if isinstance(kernel, Search | Sort | RunningSum | WinogradSum):
         return Share(0, kernel.shape[0])
     return Share(-1, 0)
 

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from backlit.executors.native.dots import dots
-from backlit.executors.native.kernels import Call, Nest, Winograd
+from backlit.executors.native.kernels import Call, Nest, Winograd, WinogradSum
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Plan, traffic
 from backlit.executors.native.sharing import Pending, Share, flows, share_of
@@ -72,6 +72,9 @@ def _row(call: Call, target: Target, share: Share, waits: bool, indent: str) -> 
 def describe(call: Call, target: Target) -> tuple[str, str]:
     """What kind of kernel a call has, and its loops."""
     kernel = call.kernel
+    if isinstance(kernel, WinogradSum):
+        units, down, across, *channels = kernel.shape
+        return "winograd", f"{units} 3 3 {channels[0]} {channels[1]} [{down} {across}]"
     if not isinstance(kernel, Nest):
         return type(kernel).__name__.lower(), " ".join(
             map(str, getattr(kernel, "shape", kernel.space if hasattr(kernel, "space") else ()))
