@@ -99,7 +99,9 @@ WORKLOADS = {
         Workload(name="mnist 784-512-512-10", net=Mlp((784, 512, 512, 10)), batch=128, steps=25, goal=1.3),
         Workload(name="wide 1024-2048-2048-10", net=Mlp((1024, 2048, 2048, 10)), batch=256, steps=8, goal=1.15),
         Workload(name="LeNet-5 28x28", net=LeNet5(), batch=128, steps=16, goal=5),
-        Workload(name="CNN with batch norm 32x32x3", net=ConvNet(), batch=64, steps=4, goal=1.4),
+        Workload(  # with steps of 1e-3 its loss rises, and rounding grows until no two libraries agree
+            name="CNN with batch norm 32x32x3", net=ConvNet(), batch=64, steps=4, learning_rate=1e-4, goal=1.4
+        ),
         Workload(name="LSTM 28->64, T 28", net=Lstm(), batch=64, steps=16, goal=2.4),
         Workload(name="char transformer 4x128, T 64", net=Transformer(), batch=16, steps=8, goal=1.5),
     )
