@@ -270,6 +270,13 @@ def test_rows_near_a_multiple_of_a_page_apart_are_few_in_a_tile(dtype, near):
     assert product_of(200, 1000, 10, dtype).rows > 7
 
 
+def test_tiles_fit_into_the_rows_of_a_share(monkeypatch):
+    monkeypatch.setattr("backlit.executors.native.tiling.SHARES", 2)
+    assert pieces(100, product_of(200, 64, 100).rows) == [(20, 5)]  # as fast as 8 and 7 rows, and half of the code
+    monkeypatch.setattr("backlit.executors.native.tiling.SHARES", 1)
+    assert pieces(200, product_of(200, 64, 100).rows) == [(25, 8)]
+
+
 def test_threads_share_the_columns_of_what_is_larger_than_the_rows():
     assert product_of(100, 600, 600).by_columns
     assert not product_of(600, 600, 600).by_columns

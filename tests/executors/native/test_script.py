@@ -19,6 +19,7 @@ from backlit.executors.native.plan import plan, plan_loop
 from backlit.executors.native.program import Program
 from backlit.executors.native.script import Script
 from backlit.executors.native.target import known
+from backlit.executors.reference import Reference
 
 from . import programs
 
@@ -55,6 +56,35 @@ def test_more_equal_layers_are_more_rows_and_no_more_code(shares):
     assert lines[0] == lines[1] == lines[2]
     rows = [sum(row.size for row in Script(p).rows) for p in (few, many, more)]
     assert rows[2] - rows[1] == rows[1] - rows[0] > 0
+
+
+def test_kernels_share_the_function_that_turns_a_square():
+    n = programs.Normal("float32")
+    arguments = n(40, 33), n(64, 48)
+    graph = bl.trace(lambda a, b: (ops.permute_dims(a, (1, 0)), ops.permute_dims(b, (1, 0))), *arguments)
+    made = program(graph, 2)
+    assert made.text
+    names = [f.name for f in made.module.functions]
+    assert sum(name.startswith("turn_") for name in names) == 1 < sum(name.startswith("k") for name in names)
+    for found, x in zip(run(graph, arguments, 2), arguments, strict=True):
+        np.testing.assert_array_equal(found, x.T)
+
+
+def test_tiles_of_all_sizes_share_a_long_epilogue():
+    n = programs.Normal("float32")
+    a, b, c = n(101, 70), n(70, 93), n(101, 93)
+
+    def f(a, b, c):
+        y = a @ b
+        return y, ops.tanh(y * c) / (1.0 + y * y) + ops.exp(-c * y) * 0.125
+
+    graph = bl.trace(f, a, b, c)
+    made = program(graph, 2)
+    text = made.text
+    assert text.count("tile of ") >= 4
+    assert sum(g.name.endswith("_tile") for g in made.module.functions) == 1
+    for found, wanted in zip(run(graph, (a, b, c), 2), Reference().compile(graph)(a, b, c), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-4)
 
 
 def test_work_grows_as_the_layers_do():

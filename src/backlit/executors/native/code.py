@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +24,6 @@ from backlit.ir import Graph
 
 _WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their cost
 _WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth waking
-PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _STATUS, _BARRIER, _TABLE = 0, 8, 16  # places in a frame, in words: each at a cache line of its own
@@ -113,7 +111,7 @@ class Code:
 
 def shares_for(plan: Plan) -> int:
     """In how many shares the kernels are cut: one where barriers would cost more than they save."""
-    return min(8, max(1, PROCESSORS)) if plan.seconds > _WORTH_SHARING else 1
+    return threads.SHARES if plan.seconds > _WORTH_SHARING else 1
 
 
 def compiled(graph: Graph, target: Target, make: Callable[[], Plan], *how: object) -> Code:
@@ -121,7 +119,7 @@ def compiled(graph: Graph, target: Target, make: Callable[[], Plan], *how: objec
 
     `make` makes the plan; `how` is all that it depends on besides the graph and the target.
     """
-    key = digest(graph, target, PROCESSORS, *how) if cache.folder() is not None else None
+    key = digest(graph, target, threads.PROCESSORS, *how) if cache.folder() is not None else None
     found = cache.read(key) if key is not None else None
     if found is not None:
         return Code(Artifact.unpack(found, graph.source), target)

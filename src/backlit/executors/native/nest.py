@@ -30,6 +30,7 @@ from backlit.executors.native.value import Value
 from backlit.ops.record import OPS
 
 _COLUMNS = 4  # vectors side by side that a sum over rows takes at once: it goes through memory in longer runs
+_SHORT = 8  # cycles of a step that waits for the sum of the step before, unless several sums are made at once
 _PLAIN = ("load", "number", "add", "subtract", "multiply", "negative")
 
 
@@ -64,7 +65,8 @@ def schedule(nest: Nest, target: Target) -> Schedule:
     inner = nest.reduced[-1] if nest.reduced else 0
     if vector >= outer:
         inner = extents[vector] // width
-    unroll = 4 if inner >= 8 and len(nest.prologue) <= 8 else 2 if inner >= 4 and len(nest.prologue) <= 24 else 1
+    step = sum(_price(i, vector, width) for i in nest.prologue)
+    unroll = 4 if inner >= 8 and step <= _SHORT else 2 if inner >= 4 and step <= 2 * _SHORT else 1
     split = next((a for a in range(outer) if a != vector), 0) if outer else -1
     if vector in range(outer) and inner >= 8 and _is_plain_sum(nest, vector):
         while width < _COLUMNS * lanes and extents[vector] >= 4 * width:  # so that two threads have whole ones

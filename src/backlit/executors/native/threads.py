@@ -17,6 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+SHARES = min(8, PROCESSORS)  # that the kernels of a program are cut into if several threads are worth it
 _TRIED = 2  # runs of each number before one is chosen
 _TRY_ONE = 40  # runs after which one thread is tried again
 _TRY_ALL = 10  # and all again: what disturbed them may be over

@@ -2,8 +2,9 @@
 
 One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors.
 Others, the rows, move through a only. Where no axis is such, as where channels do not meet, columns may go
-through both operands by neighbours. Every shape is known, so rows and columns are cut into tiles of nearly equal
-size and no tile needs a test; only the last vector of a row may be partly outside, under a mask.
+through both operands by neighbours. Every shape is known, so the columns, and the rows of a thread's share, are cut
+into tiles of nearly equal size and no tile needs a test; only the last vector of a row may be partly outside, under a
+mask.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import cache
 
 from backlit.executors.native.kernels import Nest, Winograd
 from backlit.executors.native.target import Target
+from backlit.executors.native.threads import SHARES
 
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
 _PANEL = 256 * 1024  # bytes of a block of b that is copied, and of the sums of all rows by its columns
@@ -103,16 +105,17 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     cut = rows[-1] if rows else -1
     extent = nest.space[cut] if rows else 1
     step = abs(strides[a][cut]) * total.dtype.itemsize if rows else 0
+    loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
+    share = extent if loops else -(-extent // SHARES)
     best = (math.inf, -1, -1)
     for vectors in range(1, min(_ALONE if extent * fixed <= 2 else 4, vectors_all) + 1):
-        for count in range(1, extent + 1):
+        for count in range(1, share + 1):
             r = count * fixed
             if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
                 break
-            cost = _cost(extent, count, fixed, vectors_all, vectors, step if single else None)
+            cost = _cost(share, count, fixed, vectors_all, vectors, step if single else None)
             best = min(best, (cost, -vectors, -count))
     _, vectors, count = best
-    loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
     parts = _in_parts(nest, total.dtype.itemsize, columns)
     plain = single and not inside and not loops and cut >= 0
     part = _part(nest, b, cut, -vectors * lanes * total.dtype.itemsize) if plain else 0

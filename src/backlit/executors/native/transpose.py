@@ -1,7 +1,8 @@
 """Code for a copy that turns two axes: squares of lanes x lanes elements are turned in registers.
 
 Rows of the source are loaded as vectors, and log2(lanes) rounds of shuffles exchange halves, quarters, ... of pairs of
-rows, after which the vectors are columns (Eklundh 1972). What is left over at the edges is copied number by number.
+rows, after which the vectors are columns (Eklundh 1972). This is a function that all such copies of a program share.
+What is left over at the edges is copied number by number.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from backlit.executors.native.builder import Function
+import numpy as np
+
+from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import Nest
+from backlit.executors.native.names import I64, POINTER, element
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
 
@@ -48,6 +52,18 @@ def square(f: Function, rows: Sequence[Value]) -> list[Value]:
     return rows
 
 
+def _turn(module: Module, dtype: np.dtype[Any], lanes: int) -> str:
+    """The function that turns a square from one place to another, whose rows lie so many elements apart."""
+    name = f"turn_{lanes}_{element(dtype)}"
+    if all(f.name != name for f in module.functions):
+        f = Function(module, name, [(POINTER, "from"), (I64, "apart"), (POINTER, "to"), (I64, "there")])
+        source, apart, target, there = f.arguments
+        rows = [f.load(source.at(apart * r, dtype), dtype, lanes) for r in range(lanes)]
+        for r, column in enumerate(square(f, rows)):
+            f.store(column, target.at(there * r, dtype))
+    return name
+
+
 def _pair(f: Function, a: Value, b: Value, order: Sequence[int]) -> Value:
     mask = ", ".join(f"i32 {k}" for k in order)
     return f.op(f"shufflevector {a}, {b}, <{len(order)} x i32> <{mask}>", a.dtype, a.lanes)
@@ -61,6 +77,7 @@ def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, 
     begin, end = f.arguments[2], f.arguments[3]
     others = [a for a in range(len(nest.space)) if a not in axes]
     places = (load.at, store.at)
+    turn = _turn(f.module, dtype, lanes)
     start = (
         f.arguments[load.argument].at(places[0].offset, dtype),
         f.arguments[store.argument].at(places[1].offset, dtype),
@@ -83,9 +100,8 @@ def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, 
             f.loop(0, wide, lanes, lambda i: block(moved(moved(pointers, down, j), across, i)), name="square")
 
         def block(at: tuple[Value, Value]) -> None:
-            rows = [f.load(at[0].at(r * places[0].strides[down], dtype), dtype, lanes) for r in range(lanes)]
-            for r, column in enumerate(square(f, rows)):
-                f.store(column, at[1].at(r * places[1].strides[across], dtype))
+            steps = f.index(places[0].strides[down]), f.index(places[1].strides[across])
+            f.invoke(turn, [at[0], steps[0], at[1], steps[1]])
 
         def single(i: Value, j: Value) -> None:
             at = moved(moved(pointers, down, j), across, i)
