@@ -20,11 +20,13 @@ def reuse(steps: Sequence[Any], pairs: Sequence[tuple[Buffer, Buffer]]) -> dict[
         for buffer in _roots(step):
             users.setdefault(buffer, {})[number] = step
     found: dict[Buffer, Buffer] = {}
+    given: set[Buffer] = set()
     for fresh, old in pairs:
         near = users.get(fresh, {}) | users.get(old, {})
         mine = [near[number] for number in sorted(near)]
-        if old not in found.values() and _may(mine, fresh, old):
+        if old not in given and _may(mine, fresh, old):
             found[fresh] = old
+            given.add(old)
             _replace(mine, fresh, old)
             users[old] = near
     return found

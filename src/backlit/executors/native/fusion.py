@@ -92,6 +92,8 @@ class Fusion:
                 self.users.setdefault(i, []).append(node)
         self.outputs = set(graph.outputs)
         self.groups: list[Group] = []
+        self._placed = False  # whether every node has its home, or none for good
+        self._leaves: dict[Node, list[tuple[Node, bool]]] = {}
         self.home: dict[Node, Group] = {}
         self.inlined: set[Node] = set()
         self._position: dict[Group, int] = {}
@@ -99,6 +101,7 @@ class Fusion:
         self._size: dict[Node, int] = {}  # how many nodes are computed where this one is, views included
         for node in graph.nodes:
             self._visit(node)
+        self._placed = True
         self._part_updates()
         self._merge_maps()
         self._advance_sums()
@@ -219,7 +222,7 @@ class Fusion:
         self.inlined.discard(node)
         self._depth.pop(node, None)
         size = self._size.pop(node)
-        leaves = list(self.leaves(node))
+        leaves = self.leaves(node)
         last = max((self._position[self.home[n]] for n, _ in leaves), default=-1)
         group = self.groups[last] if last >= 0 else None
         fits = (
@@ -237,8 +240,16 @@ class Fusion:
         group.size += size
         self.home[node] = group
 
-    def leaves(self, root: Node) -> Iterator[tuple[Node, bool]]:
+    def leaves(self, root: Node) -> list[tuple[Node, bool]]:
         """The nodes with a home that `root` reads, and whether it reads them at its own place."""
+        found = self._leaves.get(root)
+        if found is None:
+            found = list(self._read_by(root))
+            if self._placed:
+                self._leaves[root] = found
+        return found
+
+    def _read_by(self, root: Node) -> Iterator[tuple[Node, bool]]:
         seen: set[tuple[Node, bool]] = set()
         home, stack = self.home, self._operands(root, True)
         while stack:
@@ -409,19 +420,15 @@ class Fusion:
         if late.kind == "reduce":
             own = set(early.members)
             for root in late.roots:
-                inner = list(self.leaves_of_operand(root))
-                if any(n in own and not aligned for n, aligned in inner):
+                if any(n in own and not aligned for n, aligned in self.leaves_of_operand(root)):
                     return False
             return not any(n in own for m in late.members for n, _ in self.leaves(m))
         return self.reads(late).get(early, False)
 
-    def leaves_of_operand(self, root: Node) -> Iterator[tuple[Node, bool]]:
+    def leaves_of_operand(self, root: Node) -> list[tuple[Node, bool]]:
         """As `leaves`, for what a reduction combines."""
         (operand,) = root.inputs
-        if operand in self.home:
-            yield operand, True
-        else:
-            yield from self.leaves(operand)
+        return [(operand, True)] if operand in self.home else self.leaves(operand)
 
     def _stored(self) -> set[Node]:
         stored = {o for o in self.outputs if o in self.home}

@@ -9,27 +9,25 @@ stored first.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
 
 from backlit.ir import Node
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """offset + sum of strides[i] * counter i."""
+class Affine(NamedTuple):
+    """offset + sum of strides[i] * counter i. A tuple, since places are compared and looked up all the time."""
 
     offset: int
     strides: tuple[int, ...]
 
-    def __add__(self, other: Affine) -> Affine:
-        return Affine(
-            self.offset + other.offset, tuple(a + b for a, b in zip(self.strides, other.strides, strict=True))
-        )
+    def __add__(self, other: Affine) -> Affine:  # type: ignore[override]
+        return Affine(self.offset + other.offset, tuple(map(operator.add, self.strides, other.strides)))
 
-    def __mul__(self, k: int) -> Affine:
-        return Affine(self.offset * k, tuple(k * s for s in self.strides))
+    def __mul__(self, k: int) -> Affine:  # type: ignore[override]
+        return Affine(self.offset * k, tuple([k * s for s in self.strides]))
 
     def plus(self, k: int) -> Affine:
         return Affine(self.offset + k, self.strides)
@@ -43,11 +41,13 @@ class Affine:
 Index: TypeAlias = tuple[Affine, ...]
 
 
+@cache
 def zero(axes: int) -> Affine:
     """0 everywhere."""
     return Affine(0, (0,) * axes)
 
 
+@cache
 def counter(axis: int, axes: int) -> Affine:
     """The counter of one axis."""
     return Affine(0, tuple(int(i == axis) for i in range(axes)))
@@ -60,11 +60,14 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 def flat(index: Index, shape: Sequence[int], axes: int) -> Affine:
     """The place in a contiguous array."""
-    total = zero(axes)
-    for i, s, n in zip(index, row_major(shape), shape, strict=True):
+    offset, strides, step = 0, [0] * axes, 1
+    for i, n in zip(reversed(index), reversed(shape), strict=True):
         if n != 1:
-            total = total + i * s
-    return total
+            offset += i.offset * step
+            for axis, s in enumerate(i.strides):
+                strides[axis] += s * step
+            step *= n
+    return Affine(offset, tuple(strides))
 
 
 def unflat(place: Affine, shape: Sequence[int], extents: Sequence[int]) -> Index | None:
@@ -104,7 +107,7 @@ def split_axes(shape: Sequence[int], fine: Sequence[int]) -> list[tuple[int, ...
 def broadcast(index: Index, shape: Sequence[int], axes: int) -> Index:
     """The index of an operand that is stretched to the value that `index` is for."""
     lead = len(index) - len(shape)
-    return tuple(zero(axes) if n == 1 else index[lead + i] for i, n in enumerate(shape))
+    return tuple([zero(axes) if n == 1 else i for i, n in zip(index[lead:], shape, strict=True)])
 
 
 def through(node: Node, index: Index, axes: int) -> Index:
