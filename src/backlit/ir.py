@@ -312,17 +312,19 @@ class Derived(Graph):
 
 def freeze(value: Any) -> Any:
     """A hashable value that is equal for equal params."""
-    match value:
+    match value:  # the most frequent ones first
+        case str() | int():
+            return value
+        case tuple() | list():
+            return tuple([freeze(v) for v in value])
+        case MappingProxyType() | dict():
+            return tuple([(k, freeze(v)) for k, v in sorted(value.items())])
+        case float():
+            return "float", value.hex() if value == value else "nan"  # tells -0.0 from 0.0, and makes nan equal to nan
         case np.ndarray():
             return "array", value.dtype.str, value.shape, value.tobytes()
         case Graph():
             return value.key
-        case Mapping():
-            return tuple((k, freeze(v)) for k, v in sorted(value.items()))
-        case tuple() | list():
-            return tuple(freeze(v) for v in value)
-        case float():
-            return "float", value.hex() if value == value else "nan"  # tells -0.0 from 0.0, and makes nan equal to nan
         case _:
             return value
 

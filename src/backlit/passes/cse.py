@@ -1,7 +1,7 @@
 """Common subexpressions: what is computed twice is computed once.
 
-Two nodes are the same when they apply the same op, with the same params, to the same nodes. A sweep from the inputs on
-finds every pair, since what they are made of has been made one before them.
+Two nodes are the same when they apply the same op, with the same params, to the same nodes; their types then follow. A
+sweep from the inputs on finds every pair, since what they are made of has been made one before them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def sharing() -> Rule:
         if node.op in _COMMUTE:
             inputs.sort()
         params = freeze(node.params) if node.params else ()
-        first = seen.setdefault((node.op, *inputs, params, node.types), node)
+        first = seen.setdefault((node.op, params, *inputs), node)
         return None if first is node else Traced(first)
 
     return rule
