@@ -13,7 +13,7 @@ from backlit.executors.native.code import Code
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.kernels import Loop, Nest
 from backlit.executors.native.nest import schedule
-from backlit.executors.native.plan import plan
+from backlit.executors.native.plan import Planner, plan
 from backlit.executors.native.sharing import Pending, flows
 from backlit.executors.native.target import known
 from backlit.executors.native.tiling import pieces, tiling
@@ -52,6 +52,24 @@ def test_an_operand_is_turned_only_where_it_is_used_often(rows, copies):
     graph = bl.trace(lambda g, w: g @ w.T, g, w)
     assert sum("turned" in c.label for c in NATIVE.plan(graph).calls()) == copies
     np.testing.assert_allclose(Native().compile(graph)(g, w)[0], g @ w.T, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_product_cannot_read_through_a_reshape_is_known_before_anything_is_lowered(monkeypatch):
+    n = programs.Normal("float32")
+    heads, x, w = n(3, 4, 8, 8), n(3, 4, 8, 10), n(40, 6)
+
+    def joined(heads, x, w):  # the result of the first product, also with its heads made one axis
+        y = ops.einsum("bhtu,bhud->bhtd", heads, x)
+        return ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), (24, 40)) @ w, y
+
+    lowered = []
+    steps = Planner._steps
+    monkeypatch.setattr(Planner, "_steps", lambda self, *given: (lowered.append(1), steps(self, *given))[1])
+    graph = bl.trace(joined, heads, x, w)
+    assert len(NATIVE.plan(graph).calls()) == 3
+    assert len(lowered) == 1
+    wanted = (heads @ x).transpose(0, 2, 1, 3).reshape(24, 40) @ w
+    np.testing.assert_allclose(Native().compile(graph)(heads, x, w)[0], wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("mlp", 19), ("convolution", 36), ("lstm", 22), ("attention", 40)])

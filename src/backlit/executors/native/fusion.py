@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-from backlit.executors.native.index import split_axes
+from backlit.executors.native.index import Index, counter, flat, split_axes, through, unflat
 from backlit.executors.native.kernels import COMBINERS
 from backlit.ir import Graph, Node
 from backlit.ops.record import OPS
@@ -146,11 +146,27 @@ class Fusion:
             raise AssertionError(f"no rule for {node.op}")
 
     def _store_operand(self, node: Node) -> None:
-        """Blocks and products read memory: what is under the views of an operand must have some."""
-        while node.op in VIEWS and node not in self.home:
-            node = node.inputs[0]
+        """Blocks and products read memory: what is under the views of an operand must have some.
+
+        That is the first value that cannot be read through them, as a transposition whose axes are then made one.
+        """
+        extents = node.type.shape
+        index: Index | None = tuple(counter(a, len(extents)) for a in range(len(extents)))
+        while index is not None and self._is_view(node):
+            (source,) = node.inputs
+            if node.op == "reshape":
+                place = flat(index, node.type.shape, len(extents))
+                while source.op == "reshape" and self._is_view(source):
+                    (source,) = source.inputs
+                index = unflat(place, source.type.shape, extents) if self._is_view(source) else index
+            else:
+                index = through(node, index, len(extents))
+            node = source
         if node not in self.home and node.op not in ("input", "item", "constant"):
             self._place(node)
+
+    def _is_view(self, node: Node) -> bool:
+        return node.op in VIEWS and node not in self.home
 
     def _is_inlined(self, node: Node) -> bool:
         """One reader, which has the element at hand: the same place of an elementwise op, or a reduction.
