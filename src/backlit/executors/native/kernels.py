@@ -112,6 +112,37 @@ class Nest:
     def flops(self) -> int:
         return _flops(self)
 
+    @property
+    def nests(self) -> tuple[Nest, ...]:
+        """Itself, as `Rows` has several."""
+        return (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Nests over the same rows: each of them does its part of one row before any of them goes on to the next.
+
+    The first axes of every nest are those of `space`. The nests number their arguments alike; those that come after
+    `arguments` are `slots`, room for what one nest leaves of a row for the next ones and nobody else reads: how many
+    elements of which dtype.
+    """
+
+    space: tuple[int, ...]
+    nests: tuple[Nest, ...]
+    arguments: tuple[Dtype, ...]
+    slots: tuple[tuple[Dtype, int], ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.space, self.nests, self.arguments, self.slots)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @property
+    def flops(self) -> int:
+        return sum(n.flops for n in self.nests)
+
 
 @lru_cache(maxsize=4096)
 def _flops(nest: Nest) -> int:

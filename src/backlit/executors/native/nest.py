@@ -12,7 +12,7 @@ kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -222,6 +222,17 @@ class NestWriter:
 
     # --- loops
 
+    def _loop(
+        self,
+        low: int | Value,
+        high: int | Value,
+        step: int,
+        body: Callable[..., Sequence[Value] | None],
+        carry: Sequence[Value] = (),
+        name: str = "i",
+    ) -> list[Value]:
+        return self.f.loop(low, high, step, body, carry, name)
+
     def _level(self, depth: int, here: Point) -> None:
         """Everything from loop `depth` of the outer loops on."""
         self._evaluate(here, depth, prologue_too=True)
@@ -234,7 +245,7 @@ class NestWriter:
         if split:
             low, high = self.begin, self.end
         if axis != self.plan.vector:
-            self.f.loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
+            self._loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
             return
         w = self.plan.lanes
         if split:
@@ -245,7 +256,7 @@ class NestWriter:
         def step(i: Value) -> None:
             self._level(depth + 1, self._enter(here, axis, i, w))
 
-        self.f.loop(0, whole, w, step, name=f"i{axis}")
+        self._loop(0, whole, w, step, name=f"i{axis}")
         if n % w:
             tail = self._enter(here, axis, self.f.index(whole), w, self._mask(n % w, w))
             self._level(depth + 1, tail)
@@ -333,7 +344,7 @@ class NestWriter:
         current = list(totals)
         if unroll > 1:
             fresh = [self._neutral(self.nest.prologue[k], t.lanes) for k, t in zip(sums, totals, strict=True)]
-            parts = self.f.loop(0, many, w * unroll, several, [*current, *fresh * (unroll - 1)], f"i{axis}")
+            parts = self._loop(0, many, w * unroll, several, [*current, *fresh * (unroll - 1)], f"i{axis}")
             current = parts[:count]
             for u in range(1, unroll):
                 others = parts[u * count : (u + 1) * count]
@@ -342,7 +353,7 @@ class NestWriter:
                 ]
         else:
             many = 0
-        current = self.f.loop(many, whole, w, one, current, f"i{axis}")
+        current = self._loop(many, whole, w, one, current, f"i{axis}")
         if n % w:
             tail = self._enter(here, axis, self.f.index(whole), w, self._mask(n % w, w))
             current = self._reduce(depth + 1, tail, sums, current)
@@ -397,7 +408,7 @@ class NestWriter:
                 number = i.params[0]
                 return f.const(float.fromhex(number) if isinstance(number, str) else number, i.dtype)
             case "index":
-                return self._index(i, here)
+                return self._index(k, i, here)
             case "load":
                 return self._load(k, i, here)
             case "gather":
@@ -413,6 +424,10 @@ class NestWriter:
                 found: Value = scalar(SCALARS, *operands, **dict(i.params))
                 return found
 
+    def _pointer(self, k: int, here: Point) -> Value:
+        """Where the element that an instruction touches lies, or the first of a vector's."""
+        return here.pointers[k]
+
     def _lane_stride(self, i: Instruction) -> int:
         return i.at.strides[self.plan.vector] if self.plan.vector >= 0 else 0
 
@@ -422,7 +437,7 @@ class NestWriter:
         return pointer.at(steps, self.nest.arguments[i.argument])
 
     def _load(self, k: int, i: Instruction, here: Point) -> Value:
-        f, pointer, stride = self.f, here.pointers[k], self._lane_stride(i)
+        f, pointer, stride = self.f, self._pointer(k, here), self._lane_stride(i)
         if here.lanes == 1 or stride == 0:
             return f.load(pointer, i.dtype)
         if stride == 1:
@@ -430,7 +445,7 @@ class NestWriter:
         return f.gather(self._places(i, here, pointer), i.dtype, here.mask)
 
     def _store(self, k: int, i: Instruction, here: Point, value: Value) -> None:
-        pointer = here.pointers[k]
+        pointer = self._pointer(k, here)
         if here.lanes == 1:
             self.f.store(value, pointer)
         elif self._lane_stride(i) == 1:
@@ -438,8 +453,12 @@ class NestWriter:
         else:
             self.f.scatter(value.splat(here.lanes), self._places(i, here, pointer), here.mask)
 
-    def _index(self, i: Instruction, here: Point) -> Value:
-        total = self.f.index(i.at.offset)
+    def _origin(self, k: int) -> Value:
+        """The place of an instruction where all counters are 0."""
+        return self.f.index(self.everything[k].at.offset)
+
+    def _index(self, k: int, i: Instruction, here: Point) -> Value:
+        total = self._origin(k)
         for axis, stride in enumerate(i.at.strides):
             if stride:
                 total = total + here.counters[axis] * stride
@@ -449,7 +468,7 @@ class NestWriter:
         return SCALARS.cast(total, i.dtype)
 
     def _gather(self, k: int, i: Instruction, here: Point, indices: Sequence[Value]) -> Value:
-        f, pointer = self.f, here.pointers[k]
+        f, pointer = self.f, self._pointer(k, here)
         offset, bad = f.index(0), None
         for n, (index, (size, stride)) in enumerate(zip(indices, i.axes, strict=True)):
             place, wrong = checked(f, index, size, here.mask)

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.native import index as ix
-from backlit.executors.native import memory
+from backlit.executors.native import memory, runs
 from backlit.executors.native.body import NeedsMemory
 from backlit.executors.native.destination import destinations
 from backlit.executors.native.donation import reuse
 from backlit.executors.native.fusion import Fusion
-from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
+from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, Rows
 from backlit.executors.native.lowering import Lowering
 from backlit.ir import Graph, Node, Type
 
@@ -90,7 +90,7 @@ def total(steps: Sequence[Any], cost: Callable[[Call], int]) -> int:
 def traffic(call: Call) -> int:
     """Bytes that a call reads and writes, each element of an argument counted once."""
     kernel, total = call.kernel, 0
-    reach = _reach(kernel) if isinstance(kernel, Nest) else None
+    reach = _reach(kernel) if isinstance(kernel, Nest | Rows) else None
     for k, (buffer, _) in enumerate(call.arguments):
         size = buffer.type.size
         total += (size if reach is None else min(size, reach[k])) * buffer.type.dtype.itemsize
@@ -98,13 +98,15 @@ def traffic(call: Call) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _reach(nest: Nest) -> list[int]:
-    """How many elements of each argument a nest may touch."""
-    extents, found = nest.space + nest.reduced, [0] * len(nest.arguments)
-    for i in nest.prologue + nest.epilogue:
-        if i.argument >= 0 and i.place is not None:
-            points = math.prod(n for n, s in zip(extents, i.place.strides, strict=True) if s)
-            found[i.argument] = max(found[i.argument], points)
+def _reach(kernel: Nest | Rows) -> list[int]:
+    """How many elements of each argument a kernel may touch."""
+    found = [0] * max(len(n.arguments) for n in kernel.nests)
+    for nest in kernel.nests:
+        extents = nest.space + nest.reduced
+        for i in nest.prologue + nest.epilogue:
+            if i.argument >= 0 and i.place is not None:
+                points = math.prod(n for n, s in zip(extents, i.place.strides, strict=True) if s)
+                found[i.argument] = max(found[i.argument], points)
     return found
 
 
@@ -275,6 +277,7 @@ def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True) -> Plan
             free.remove(match)
             pairs.append((output, match))
     taken = {o.number: i.number for o, i in reuse(steps, pairs).items()}
+    steps = runs.joined(steps)
     return Plan(graph, steps, planner.constants, memory.place(steps), taken)
 
 
@@ -308,4 +311,5 @@ def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True) -> Pla
     loop = Loop(None, False, calls, [], moves, (), "steps", rows + targets)
     outputs = tuple(step.inputs[:carry]) + tuple(step.outputs[carry:])
     shape = Graph(tuple(given), outputs, step.name)
-    return Plan(shape, [loop], planner.constants, memory.place([loop]), {})
+    steps = runs.joined([loop])
+    return Plan(shape, steps, planner.constants, memory.place(steps), {})

@@ -21,10 +21,11 @@ from typing import Any
 
 from backlit.executors.native import blocks
 from backlit.executors.native.builder import Function, Module
-from backlit.executors.native.kernels import Buffer, Call, Nest
+from backlit.executors.native.kernels import Buffer, Call, Nest, Rows
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import emit_nest, of_any_length
 from backlit.executors.native.plan import Plan
+from backlit.executors.native.rows import emit_rows
 from backlit.executors.native.script import Script
 from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import Target
@@ -88,6 +89,8 @@ class Program:
         at = len(self.module.functions)
         if isinstance(kernel, Nest):
             emit_nest(self.module, name, kernel, self.lengths[kernel])
+        elif isinstance(kernel, Rows):
+            emit_rows(self.module, name, kernel, self.lengths[kernel])
         else:
             blocks.EMIT[type(kernel)](self.module, name, kernel)
         self.module.functions[at].notes = _notes(call)

@@ -14,7 +14,18 @@ from functools import lru_cache
 
 from backlit.executors.native.dots import dots
 from backlit.executors.native.index import Affine
-from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, RunningSum, Search, Sort, Winograd, WinogradSum
+from backlit.executors.native.kernels import (
+    Buffer,
+    Call,
+    Loop,
+    Nest,
+    Rows,
+    RunningSum,
+    Search,
+    Sort,
+    Winograd,
+    WinogradSum,
+)
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import split_axis, tiling
@@ -45,6 +56,8 @@ def share_of(call: Call, target: Target) -> Share:
     kernel = call.kernel
     if isinstance(kernel, Nest):
         return _share_of_nest(kernel, target)
+    if isinstance(kernel, Rows):
+        return Share(0, kernel.space[0])
     if isinstance(kernel, Search | Sort | RunningSum | WinogradSum):
         return Share(0, kernel.shape[0])
     return Share(-1, 0)
@@ -64,28 +77,28 @@ def _share_of_nest(nest: Nest, target: Target) -> Share:
 
 
 @lru_cache(maxsize=16384)
-def _step(nest: Nest, uses: tuple[tuple[int, int], ...], axis: int) -> int | None:
-    """The step, in elements, by which a nest goes through a buffer along the axis that is cut; None if it strays.
+def _step(kernel: Nest | Rows, uses: tuple[tuple[int, int], ...], axis: int) -> int | None:
+    """The step, in elements, by which a kernel goes through a buffer along the axis that is cut; None if it strays.
 
     `uses` are the arguments that are the buffer, and their offsets.
     """
     found: set[int] = set()
     offsets = dict(uses)
-    extents = nest.space + nest.reduced
-    for i in nest.prologue + nest.epilogue:
-        if i.argument not in offsets or i.place is None:
-            continue
-        if i.op == "gather":
-            return None
-        step = i.place.strides[axis]
-        rest = Affine(
-            i.place.offset + offsets[i.argument],
-            tuple(0 if x == axis else s for x, s in enumerate(i.place.strides)),
-        )
-        low, high = rest.bounds(extents)
-        if low < 0 or high >= step:
-            return None
-        found.add(step)
+    for nest in kernel.nests:
+        for i in nest.prologue + nest.epilogue:
+            if i.argument not in offsets or i.place is None:
+                continue
+            if i.op == "gather":
+                return None
+            step = i.place.strides[axis]
+            rest = Affine(
+                i.place.offset + offsets[i.argument],
+                tuple(0 if x == axis else s for x, s in enumerate(i.place.strides)),
+            )
+            low, high = rest.bounds(nest.space + nest.reduced)
+            if low < 0 or high >= step:
+                return None
+            found.add(step)
     return found.pop() if len(found) == 1 else None
 
 
@@ -102,7 +115,7 @@ def paces(call: Call, share: Share, count: int) -> dict[Buffer, int | None]:
         uses[buffer] = (*uses.get(buffer, ()), (k, offset))
     if share.axis < 0:
         return dict.fromkeys(uses, _ALONE)
-    if not isinstance(call.kernel, Nest):
+    if not isinstance(call.kernel, Nest | Rows):
         return dict.fromkeys(uses)
     steps = {b: _step(call.kernel, u, share.axis) for b, u in uses.items()}
     return {b: None if step is None else step * share.size(count) for b, step in steps.items()}

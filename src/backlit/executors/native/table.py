@@ -14,9 +14,10 @@ from itertools import count
 from typing import Any
 
 from backlit.executors.native.dots import dots
-from backlit.executors.native.kernels import Call, Nest, Winograd, WinogradSum
+from backlit.executors.native.kernels import Call, Nest, Rows, Winograd, WinogradSum
 from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Plan, traffic
+from backlit.executors.native.rows import block
 from backlit.executors.native.sharing import Pending, Share, flows, share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import tiling
@@ -72,6 +73,10 @@ def _row(call: Call, target: Target, share: Share, waits: bool, indent: str) -> 
 def describe(call: Call, target: Target) -> tuple[str, str]:
     """What kind of kernel a call has, and its loops."""
     kernel = call.kernel
+    if isinstance(kernel, Rows):
+        at_once, axes = block(kernel, target), len(kernel.space)
+        space = " ".join(map(str, kernel.space)) + (f"/{at_once}" if at_once > 1 else "")
+        return "rows", f"{space}: {', '.join(_loops(n, target, axes) for n in kernel.nests)}"
     if isinstance(kernel, WinogradSum):
         units, down, across, *channels = kernel.shape
         return "winograd", f"{units} 3 3 {channels[0]} {channels[1]} [{down} {across}]"
@@ -80,13 +85,7 @@ def describe(call: Call, target: Target) -> tuple[str, str]:
             map(str, getattr(kernel, "shape", kernel.space if hasattr(kernel, "space") else ()))
         )
     cut = tiling(kernel, target)
-    plan = schedule(kernel, target)
-    vector, lanes = (cut.columns, cut.lanes) if cut is not None else (plan.vector, plan.lanes)
-    if isinstance(kernel, Winograd):
-        vector, lanes = kernel.convolution.columns, target.lanes(kernel.prologue[3].dtype.itemsize)
-    sizes = [f"{n}/{lanes}" if a == vector else str(n) for a, n in enumerate(kernel.space + kernel.reduced)]
-    outer, inner = sizes[: len(kernel.space)], sizes[len(kernel.space) :]
-    loops = " ".join(outer) + (f" [{' '.join(inner)}]" if inner else "")
+    loops = _loops(kernel, target)
     if cut is not None:
         rows = cut.rows
         for a in cut.whole:
@@ -101,6 +100,18 @@ def describe(call: Call, target: Target) -> tuple[str, str]:
     if kernel.prologue:
         return "reduce", loops
     return "turn" if turned_axes(kernel, target) is not None else "map", loops
+
+
+def _loops(nest: Nest, target: Target, first: int = 0) -> str:
+    """The axes of a nest from `first` on."""
+    cut = tiling(nest, target)
+    plan = schedule(nest, target)
+    vector, lanes = (cut.columns, cut.lanes) if cut is not None else (plan.vector, plan.lanes)
+    if isinstance(nest, Winograd):
+        vector, lanes = nest.convolution.columns, target.lanes(nest.prologue[3].dtype.itemsize)
+    sizes = [f"{n}/{lanes}" if a == vector else str(n) for a, n in enumerate(nest.space + nest.reduced)]
+    outer, inner = sizes[first : len(nest.space)], sizes[len(nest.space) :]
+    return " ".join([*outer, *([f"[{' '.join(inner)}]"] if inner else [])])
 
 
 def short(n: float) -> str:
