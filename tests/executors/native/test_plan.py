@@ -96,6 +96,18 @@ def test_memory_is_shared_by_values_that_are_not_needed_at_once():
     assert plan.arena == 2 * 64 * 64 * 4
 
 
+def test_large_values_start_at_different_places_of_a_page():
+    def f(x):
+        a = x @ x
+        b = a @ x
+        c = b @ x
+        return (a @ b) @ (b @ c) @ (a @ c)
+
+    calls = NATIVE.plan(bl.trace(f, np.ones((256, 256), np.float32))).calls()
+    places = {b: b.offset for c in calls for b, _ in c.arguments if b.kind == "arena"}
+    assert len(set(places.values())) == len({p % 4096 for p in places.values()}) >= 3
+
+
 def test_equal_layers_share_their_code():
     def deep(ws, x):
         for w, b in ws:
