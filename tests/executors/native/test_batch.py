@@ -104,3 +104,10 @@ def test_results_do_not_depend_on_the_number_of_threads():
         Code(Artifact.of(whole, known("host"), shares), known("host")).run([*args, *results], 0, 1)
         found.append([r.tobytes() for r in results])
     assert found[1:] == found[:1] * 3
+
+
+def test_half_a_product_that_stays_is_no_reason_to_move_the_other():
+    x, w, g = np.zeros((32, 20, 20, 1), np.float32), np.zeros((5, 5, 1, 6), np.float32), np.zeros((32, 16, 16, 6))
+    graph = simplify(bl.trace(bl.grad(lambda w, x, g: ops.sum(ops.conv(x, w) * g)), w, x, g.astype("float32")))
+    assert "windows" in graph.ops
+    assert batch_innermost(graph) is graph

@@ -8,8 +8,10 @@ import pytest
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import Native
+from backlit.executors.native.convolution import direct
 from backlit.executors.native.tiling import tiling
 from backlit.executors.reference import Reference
+from backlit.passes import simplify
 
 from . import programs
 
@@ -51,3 +53,22 @@ def test_all_three_products_are_tiles(which):
         assert kernel.space[cut.columns] == 64
         assert rows >= 9
         assert kernel.points * kernel.steps == 4 * 16 * 20 * 64 * 9
+
+
+@pytest.mark.parametrize("size", [(1, 9), (3, 1), (1, 1)])
+def test_windows_of_one_place_along_an_axis_become_a_convolution_too(size):
+    x, w = np.zeros((4, 16, 20, 8), np.float32), np.zeros((*size, 1, 8), np.float32)
+    found = direct(simplify(bl.trace(bl.grad(loss(8, {"padding": "same"})), x, w)))
+    assert "fold" not in found.ops
+
+
+def test_short_rows_make_a_tile_together():
+    """Of the gradient by weights in groups: 8 input channels alone are half a tile."""
+    native = Native("avx512")
+    x, w = np.zeros((16, 16, 16, 32), np.float32), np.zeros((3, 3, 8, 32), np.float32)
+    graph = bl.trace(bl.grad(lambda w, x: ops.sum(ops.conv(x, w, groups=4, padding="same") ** 2)), w, x)
+    cuts = [(c.kernel, tiling(c.kernel, native.target)) for c in native.plan(graph).calls() if c.kernel.reduced]
+    ((kernel, cut),) = (
+        (k, cut) for k, cut in cuts if cut is not None and k.space[-2:] == (4, 8) and k.space[1:3] == (3, 3)
+    )
+    assert cut.rows * int(np.prod([kernel.space[a] for a in cut.whole])) == 24

@@ -159,7 +159,7 @@ class _Chain:
                 left, right, result = parts_of(node.params["spec"])
                 sizes = dict(zip(left + right, (n for i in node.inputs for n in i.type.shape), strict=True))
                 work = math.prod(sizes.values())
-                if node in self.place or result[0] != left[0]:
+                if node in self.place or (result[0] != left[0] and all(i in self.place for i in node.inputs)):
                     columns = sizes[right[-1] if right[-1] in result else result[self.place.get(node, -1)]]
                     saved += work * (_waste(columns) - _waste(self.n))
                     weights = node if result[0] != left[0] else node.inputs[1]

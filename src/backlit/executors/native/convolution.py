@@ -73,7 +73,7 @@ def _by_groups(node: Node) -> Value | None:
     groups = split_axes(merged.type.shape, apart.type.shape)
     if groups is None:
         return None
-    for a in range(1, len(groups)):  # one channel a group: its axis belongs to the channels
+    for a in reversed(range(1, len(groups))):  # one channel a group: its axis belongs to the channels
         while len(groups[a]) > 1 and groups[a][0] == 1:
             groups[a - 1], groups[a] = (*groups[a - 1], 1), groups[a][1:]
     if any(len(groups[a]) != 1 for a in (*p["axes"], *range(ndim, merged.type.ndim))):

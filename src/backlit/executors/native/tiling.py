@@ -102,20 +102,25 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     while rows and fixed * nest.space[rows[-1]] <= 6:
         fixed *= nest.space[rows[-1]]
         inside.insert(0, rows.pop())
-    cut = rows[-1] if rows else -1
-    extent = nest.space[cut] if rows else 1
-    step = abs(strides[a][cut]) * total.dtype.itemsize if rows else 0
-    loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
-    share = extent if loops else -(-extent // SHARES)
-    best = (math.inf, -1, -1)
-    for vectors in range(1, min(_ALONE if extent * fixed <= 2 else 4, vectors_all) + 1):
-        for count in range(1, share + 1):
-            r = count * fixed
-            if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
-                break
-            cost = _cost(share, count, fixed, vectors_all, vectors, step if single else None)
-            best = min(best, (cost, -vectors, -count))
-    _, vectors, count = best
+    while True:
+        cut = rows[-1] if rows else -1
+        extent = nest.space[cut] if rows else 1
+        step = abs(strides[a][cut]) * total.dtype.itemsize if rows else 0
+        loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
+        share = extent if loops else -(-extent // SHARES)
+        best = (math.inf, -1, -1)
+        for vectors in range(1, min(_ALONE if extent * fixed <= 2 else 4, vectors_all) + 1):
+            for count in range(1, share + 1):
+                r = count * fixed
+                if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
+                    break
+                cost = _cost(share, count, fixed, vectors_all, vectors, step if single else None)
+                best = min(best, (cost, -vectors, -count))
+        _, vectors, count = best
+        if len(rows) < 2 or -count < extent or 2 * vectors * count * fixed > limit:
+            break
+        fixed *= extent  # all of them are half a tile: the next axis is cut instead
+        inside.insert(0, rows.pop())
     parts = _in_parts(nest, total.dtype.itemsize, columns)
     plain = single and not inside and not loops and cut >= 0
     part = _part(nest, b, cut, -vectors * lanes * total.dtype.itemsize) if plain else 0
