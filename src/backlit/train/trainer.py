@@ -454,4 +454,6 @@ def _copy(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 def _same(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
     """Whether two flat dicts hold the same numbers."""
-    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a)
+    return a.keys() == b.keys() and all(
+        a[k] is b[k] or np.array_equal(a[k], b[k]) or np.array_equal(a[k], b[k], equal_nan=True) for k in a
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backlit.executors.native.threads import Choice
+import weakref
+
+from backlit.executors.native.threads import Choice, Pool
 
 
 def run(choice, times, runs):
@@ -54,3 +56,19 @@ def test_it_changes_its_mind_when_the_machine_does():
     busy = run(choice, {2: 9.0, 1: 1.5}, 19)
     assert busy[-1] == 1
     assert run(choice, {2: 1.0, 1: 1.5}, 60)[-5:] == [2] * 5
+
+
+def test_what_was_worked_on_is_given_up():
+    class Held:
+        pass
+
+    held = Held()
+    gone, seen = weakref.ref(held), []
+
+    def work(number, count, held=held):
+        seen.append((number, count))
+
+    Pool().run(2, work)
+    assert sorted(seen) == [(0, 2), (1, 2)]
+    del held, work
+    assert gone() is None

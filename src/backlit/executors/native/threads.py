@@ -120,7 +120,7 @@ class _Helper:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._work: Callable[[int], None] = lambda n: None
+        self._work: Callable[[int], None] | None = None
         self._running = False
         self._go, self._done = threading.Lock(), threading.Lock()
         self._go.acquire()
@@ -143,7 +143,9 @@ class _Helper:
         _pin(self.number)
         while True:
             self._go.acquire()
+            assert self._work is not None
             self._work(self.number)
+            self._work = None  # and with it the memory that was worked on
             self._done.release()
 
 
