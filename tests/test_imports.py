@@ -14,7 +14,7 @@ SOURCE = Path(backlit.__file__).parent
 
 # The floors of the house, from the ground up. A module imports from its own floor and from those below.
 FLOORS = [
-    ["sites", "errors", "extras", "settings", "garbage"],
+    ["sites", "errors", "extras", "settings", "garbage", "once"],
     ["ir", "pytree"],
     ["tracing"],
     ["ops"],

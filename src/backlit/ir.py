@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import count
 from operator import attrgetter
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from backlit.once import once
 from backlit.sites import Site
 
 _SHORT = {"float": "f", "int": "i", "uint": "u"}
@@ -210,7 +211,7 @@ class Graph:
         """How the graph follows from its source."""
         return ""
 
-    @cached_property
+    @once
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, inputs included, in the order in which they were made."""
         seen = {*self.inputs, *self.outputs}
@@ -222,7 +223,7 @@ class Graph:
                     stack.append(i)
         return tuple(sorted(seen, key=_serial))
 
-    @cached_property
+    @once
     def ops(self) -> frozenset[str]:
         """The ops that there are."""
         return frozenset(n.op for n in self.nodes)
@@ -233,7 +234,7 @@ class Graph:
         own = set(self.inputs)
         return tuple(n for n in self.nodes if n.op == "input" and n not in own)
 
-    @cached_property
+    @once
     def key(self) -> tuple[Any, ...]:
         """A hashable value that is equal for equal graphs."""
         number: dict[Node, int] = {n: i for i, n in enumerate(self.inputs)}
@@ -292,7 +293,7 @@ class Derived(Graph):
     def types(self) -> tuple[Type, ...]:
         return self._types
 
-    @cached_property
+    @once
     def made(self) -> Graph:
         """The graph itself."""
         return self._make()

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from backlit.executors.native.fusion import Fusion
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, Rows
 from backlit.executors.native.lowering import Lowering
 from backlit.ir import Graph, Node, Type
+from backlit.once import once
 
 _NUMBERLESS = ("input", "constant", "item")
 
@@ -51,11 +52,11 @@ class Plan:
         """All calls, those of loops once."""
         return [call for call, _ in counted(self.steps)]
 
-    @cached_property
+    @once
     def flops(self) -> int:
         return total(self.steps, lambda c: getattr(c.kernel, "flops", 0))
 
-    @cached_property
+    @once
     def bytes(self) -> int:
         """Bytes that the kernels read and write."""
         return total(self.steps, traffic)

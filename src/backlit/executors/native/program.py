@@ -16,7 +16,6 @@ A small program is one function (`whole`), any other one a list of calls as data
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import Any
 
 from backlit.executors.native import blocks
@@ -30,6 +29,7 @@ from backlit.executors.native.script import Script
 from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.whole import Whole, is_small
+from backlit.once import once
 
 ENTRY = "step"
 
@@ -53,7 +53,7 @@ class Program:
             self._kernels[call] = shared[kernel]
             self.lengths.setdefault(self._kernels[call], []).extend(share_of(call, target).lengths(shares))
 
-    @cached_property
+    @once
     def text(self) -> str:
         """The whole module."""
         for _ in self.parts():

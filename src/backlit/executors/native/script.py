@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from backlit.executors.native.kernels import Buffer, Call, Loop
 from backlit.executors.native.names import I64, POINTER, element
 from backlit.executors.native.sharing import Pending, flows, share_of
 from backlit.executors.native.value import Value
+from backlit.once import once
 
 if TYPE_CHECKING:
     from backlit.executors.native.program import Program
@@ -49,7 +49,7 @@ class Row:
     note: str = ""
     body: Sequence[Row] = ()
 
-    @cached_property
+    @once
     def size(self) -> int:
         """Words up to the next row."""
         return 2 + len(self.words) + sum(r.size for r in self.body)
