@@ -17,7 +17,7 @@ from backlit.executors.native.steps import Steps
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference
 
-from . import graphs
+from . import graphs, networks
 
 REFERENCE = Reference()
 
@@ -79,6 +79,14 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.max(np.abs(b), initial=1))
 
 
+def near(a, b):
+    """Equal but for the rounding of a whole network."""
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    tolerance = 2e-3 if a.dtype == np.float32 else 1e-9
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.max(np.abs(b), initial=1e-3))
+
+
 def check(graph, arguments, k, compare=same):
     """On one thread and on two, as calls and as one function, given arguments away, for another processor."""
     legality.check(prepared(graph))
@@ -117,6 +125,11 @@ def a_gradient(steps, k, long=False):
 
 def a_long_gradient(steps, k):
     a_gradient(steps[:5], k, long=True)
+
+
+def a_network(steps, k):
+    step, arguments = networks.training(steps[:7], k)
+    check(bl.trace(step, *arguments), arguments, k, near)
 
 
 def a_loop(steps, k):

@@ -19,6 +19,7 @@ KINDS = [
     random_runs.a_loop,
     random_runs.a_long_function,
     random_runs.a_long_gradient,
+    random_runs.a_network,
 ]
 
 
