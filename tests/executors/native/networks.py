@@ -146,7 +146,8 @@ def dropped(x, w, k):
 LAYERS: dict[int, list[Callable]] = {
     4: [convolved, convolved, convolved, convolved, convolved, pooled, pooled, normalised, around, transposed,
         layer_normed, softmaxed, dropped],
-    3: [attended, attended, dense, dense, around, layer_normed, layer_normed, softmaxed, recurrent, normalised, dropped],
+    3: [attended, attended, dense, dense, around, layer_normed, layer_normed, softmaxed, recurrent, normalised,
+        dropped],
     2: [dense, dense, dense, around, layer_normed, normalised, softmaxed, dropped],
 }  # fmt: skip
 

@@ -206,11 +206,11 @@ def test_several_python_threads_at_once():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_processes_forked_after_a_start_give_the_same_numbers():
+def test_forked_processes_give_the_same_numbers():
     """In a process of its own: other tests' JAX has threads that must not be forked."""
     script = Path(__file__).with_name("forking.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, check=True)
-    assert done.stdout.split() == ["same", "same"]
+    assert done.stdout.split() == ["same"] * 5
 
 
 def test_too_large_for_memory():
@@ -273,7 +273,7 @@ def test_nested_in_workers_of_joblib():
     pytest.importorskip("joblib")
     script = Path(__file__).with_name("nesting.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, check=True)
-    assert done.stdout.split() == ["same", "same"]
+    assert done.stdout.split() == ["same"] * 5
 
 
 def test_the_cache_of_another_user_is_not_read(cache, monkeypatch):

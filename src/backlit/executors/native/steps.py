@@ -7,7 +7,6 @@ two of them Python may run a signal handler, so Ctrl-C is honoured soon, and the
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from backlit.errors import ShapeError
 from backlit.executors.api import Array, check_step
 from backlit.executors.native.code import Code, compiled, usable
 from backlit.executors.native.convolution import prepared
+from backlit.executors.native.locks import Lock
 from backlit.executors.native.plan import Plan, plan_loop
 from backlit.executors.native.storage import Layout, Storage, address
 from backlit.executors.native.target import Target
@@ -41,7 +41,7 @@ class Steps:
         self.storage = Storage([n.type for n in state])
         self._watched_types = step.types[carry:]
         self._room = -1, Layout([])  # where watched outputs lie, for a number of steps
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __call__(
         self, state: Sequence[Array], data: Sequence[Array], row_index: Array

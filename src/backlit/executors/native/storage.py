@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.api import Array
+from backlit.executors.native.locks import Lock
 from backlit.ir import Type
 
 ALIGNMENT = 64
@@ -97,7 +97,7 @@ class Storage:
     def __init__(self, types: Sequence[Type]) -> None:
         self._layout = Layout(types)
         self._lent: list[tuple[Any, Any]] = []  # blocks, and who holds each: gone when its arrays are given up
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def arrays(self) -> tuple[list[Array], list[int]]:
         """An array of each type and their addresses; their contents are arbitrary."""
