@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,16 +26,16 @@ from benchmarks import givens
 from benchmarks.with_backlit import network
 from benchmarks.workloads import WORKLOADS, Workload
 
-_THREADS = 8  # that have room for their times
-
 
 def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, int, float]], float]:
     """Seconds of a step; for each call of its plan how often it runs and its seconds in all; seconds of waiting."""
     import backlit as bl
     from backlit.executors.native.artifact import Artifact
+    from backlit.executors.native.clock import Clock
     from backlit.executors.native.code import Code
     from backlit.executors.native.executor import Native
     from backlit.executors.native.plan import counted
+    from backlit.executors.native.steps import Steps
     from backlit.executors.native.target import known
     from backlit.pytree import flatten
     from backlit.train.feeding import ROLES, Stretch
@@ -47,32 +46,34 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     epoch = Stretch({"x": given.x, "y": given.y}, given.rows)
     step = trainer.program("train", epoch)
     data = [epoch.data[r] for r in ROLES if r in epoch.data]
-    carried, _ = step.run.storage.arrays()  # type: ignore[attr-defined]
+    loop = step.run
+    assert isinstance(loop, Steps)
+    carried, _ = loop.storage.arrays()
     for new, old in zip(carried, flatten(trainer.moment.carry)[0], strict=True):
         np.copyto(new, old)
     steps = len(epoch.rows)
     watched = [np.empty((steps, *o.type.shape), o.type.dtype) for o in step.graph.outputs[len(carried) :]]
     lengths = [len(d) for d in data]
-    code, plan = step.run.code(lengths), step.run.plan(lengths)  # type: ignore[attr-defined]
+    code, plan = loop.code(lengths), loop.plan(lengths)
     arrays = [*data, np.ascontiguousarray(epoch.rows, np.int64), *carried, *watched]
-    with _Clocks() as clocks:
-        timed = Code(Artifact.of(plan, known("host"), code.shares), known("host"))
-    taken, ticks = {code: math.inf, timed: math.inf}, clocks.ticks.copy()
+    clock = Clock()
+    timed = Code(Artifact.of(plan, known("host"), code.shares, clock), known("host"))
+    taken, ticks = {code: math.inf, timed: math.inf}, clock.ticks.copy()
     for one in taken:
         if one._choice is not None:
             one.seconds, one._choice = code.seconds, _All(code.shares)
         until = time.perf_counter() + seconds
         while taken[one] == math.inf or time.perf_counter() < until:
-            clocks.ticks[:] = 0
+            clock.ticks[:] = 0
             start = time.perf_counter()
             one.run(arrays, 0, steps)
             now = (time.perf_counter() - start) / steps
             if now < taken[one]:
-                taken[one], ticks = now, clocks.ticks.copy()
+                taken[one], ticks = now, clock.ticks.copy()
     per_tick = taken[timed] / ticks[0, 0]  # the first row is the loop over all steps
     found, waits = [], 0.0
     calls = counted(plan.steps)
-    for at, function in clocks.script:
+    for at, function in clock.rows:
         if function == "wait_for_all":
             waits += float(ticks[:, at].sum()) * per_tick
         elif function != "run_loop":
@@ -85,50 +86,6 @@ class _All(Choice):
 
     def next(self) -> tuple[int, float]:
         return self._most, math.inf
-
-
-class _Clocks:
-    """While entered, programs are made that count the clock's ticks: `ticks[thread, place of the row in words]`."""
-
-    def __enter__(self) -> _Clocks:
-        from backlit.executors.native import program, script
-
-        self._old = script._carry_out, program.is_small, script.Script.emit
-        carry_out, _, emit = self._old
-
-        def noted(rows: Any, f: Any) -> None:
-            self.script: list[tuple[int, str]] = []  # place and function of each row
-            at = 0
-            for row in (r for top in rows.rows for r in top.all()):
-                self.script.append((at, row.function))
-                at += row.size - sum(r.size for r in row.body)
-            self.ticks = np.zeros((_THREADS, at), np.int64)  # the program writes here
-            f.module.declare("llvm.readcyclecounter", "declare i64 @llvm.readcyclecounter()")
-            emit(rows, f)
-
-        script._carry_out = lambda *row: self._timed(carry_out, *row)
-        program.is_small = lambda plan: False
-        script.Script.emit = noted  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        from backlit.executors.native import program, script
-
-        script._carry_out, program.is_small, script.Script.emit = self._old  # type: ignore[method-assign]
-
-    def _timed(self, carry_out: Callable[..., Any], f: Any, row: Any, frame: Any) -> Any:
-        """A look at the clock before and after a row is carried out."""
-        from backlit.executors.native.names import I64, POINTER
-        from backlit.executors.native.script import _Reader
-
-        before = f.op("call i64 @llvm.readcyclecounter()", I64)
-        following = carry_out(f, row, frame)
-        taken = f.op("call i64 @llvm.readcyclecounter()", I64) - before
-        at = f.op(f"ptrtoint {row} to i64", I64) - f.op("ptrtoint ptr @rows to i64", I64)
-        share = _Reader(f, row, frame).held("low")
-        slot = (share * self.ticks.strides[0] + at + self.ticks.ctypes.data).convert("inttoptr", POINTER)
-        f.store(f.load(slot, I64) + taken, slot)
-        return following
 
 
 def _optimizer(workload: Workload) -> Any:

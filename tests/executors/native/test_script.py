@@ -13,6 +13,7 @@ from backlit import ops
 from backlit.errors import IndexingError
 from backlit.executors.native import Native
 from backlit.executors.native.artifact import Artifact
+from backlit.executors.native.clock import Clock
 from backlit.executors.native.code import Code
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan, plan_loop
@@ -168,3 +169,30 @@ def test_threads_stop_after_the_same_step_when_a_row_is_out_of_range():
     assert len(raised) == 500
     assert set(raised) == {raised[0]}
     assert "index 50 is out of range" in raised[0]
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+def test_a_clock_counts_what_each_row_takes_and_changes_nothing(shares):
+    x, w = np.ones((5, 8, 16), np.float32), np.eye(16, dtype=np.float32)
+
+    def f(x, w):
+        return ops.tanh(ops.scan(lambda h, row: ((h := ops.tanh(row @ w + h)), h), x[0], x)[1] @ w)
+
+    made = plan(prepared(bl.trace(f, x, w)))
+    clock, found = Clock(), []
+    for given in (None, clock):
+        code = Code(Artifact.of(made, known("host"), shares, given), known("host"))
+        out = np.empty((5, 8, 16), np.float32)
+        code.run([x, w, out], 0, 1)
+        found.append(out)
+    np.testing.assert_array_equal(*found)
+    functions = [function for _, function in clock.rows]
+    ticks = clock.ticks[0, [at for at, _ in clock.rows]]
+    assert "run_loop" in functions
+    assert all(ticks > 0)
+    assert clock.ticks.sum() == ticks.sum()  # one thread, and no other places
+    loop = functions.index("run_loop")
+    program = Program(made, known("host"), shares)
+    assert program.text
+    body = len(next(r for r in Script(program).rows if r.function == "run_loop").body)
+    assert ticks[loop] >= ticks[loop + 1 : loop + 1 + body].sum()

@@ -20,6 +20,7 @@ import numpy as np
 
 from backlit.executors.api import Array
 from backlit.executors.native import jit, threads
+from backlit.executors.native.clock import Clock
 from backlit.executors.native.digest import everything
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import Program
@@ -65,9 +66,9 @@ class Artifact:
     seconds: float
 
     @classmethod
-    def of(cls, plan: Plan, target: Target, shares: int) -> Artifact:
-        """Compile a plan."""
-        program = Program(plan, target, shares)
+    def of(cls, plan: Plan, target: Target, shares: int, clock: Clock | None = None) -> Artifact:
+        """Compile a plan; with a clock, for this process only."""
+        program = Program(plan, target, shares, clock)
         if program.small:
             code = [jit.object_code(program.text, target, True, inline=True, unroll=plan.flops <= _BRIEF)]
         else:

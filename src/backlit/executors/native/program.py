@@ -20,6 +20,7 @@ from typing import Any
 
 from backlit.executors.native import blocks
 from backlit.executors.native.builder import Function, Module
+from backlit.executors.native.clock import Clock
 from backlit.executors.native.kernels import Buffer, Call, Nest, Rows
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import emit_nest, of_any_length
@@ -37,9 +38,9 @@ ENTRY = "step"
 class Program:
     """LLVM's text of a plan, whole or in parts; `checks`, when it is written, say what each failed check means."""
 
-    def __init__(self, plan: Plan, target: Target, shares: int = 1) -> None:
-        self.plan, self.target, self.shares = plan, target, shares
-        self.small = shares == 1 and is_small(plan)
+    def __init__(self, plan: Plan, target: Target, shares: int = 1, clock: Clock | None = None) -> None:
+        self.plan, self.target, self.shares, self.clock = plan, target, shares, clock
+        self.small = shares == 1 and clock is None and is_small(plan)
         self.module = Module(target, inline=self.small)
         self.names: dict[Any, str] = {}
         self.checks: list[tuple[Any, int, int]] = []

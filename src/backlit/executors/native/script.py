@@ -31,6 +31,7 @@ from backlit.executors.native.value import Value
 from backlit.once import once
 
 if TYPE_CHECKING:
+    from backlit.executors.native.clock import Clock
     from backlit.executors.native.program import Program
 
 _U8 = np.dtype(np.uint8)
@@ -79,8 +80,11 @@ class Script:
 
     def emit(self, f: Function) -> None:
         """The body of the program's function, which carries out all rows, and the functions that it needs."""
-        shares = self.program.shares
-        _emit_rows(f.module)
+        shares, clock = self.program.shares, self.program.clock
+        everything = [r for row in self.rows for r in row.all()]
+        if clock is not None:
+            clock.prepare(everything, shares)
+        _emit_rows(f.module, clock)
         _emit_shares(f.module, max((len(c.arguments) for c in self.program.plan.calls()), default=1))
         _emit_barrier(f.module)
         _emit_loop(f.module)
@@ -93,7 +97,6 @@ class Script:
         f.line(f"store {arena}, {frame.at(_ARENA, I64)}, align 8")
         rows, size = Value(f, POINTER, "@rows"), sum(r.size for r in self.rows)
         f.invoke("run_rows", [rows, rows.at(size, I64), frame])
-        everything = [r for row in self.rows for r in row.all()]
         f.invoked |= dict.fromkeys(w for r in everything for w in (r.function, *r.words) if isinstance(w, str))
         text = "\n".join(r.text() for r in everything)
         f.data = f"@rows = internal constant [{size + 1} x i64] [\n{text}\n  i64 0 ]"
@@ -209,19 +212,23 @@ def _emit_shares(module: Module, most: int) -> None:
     f.loop(low, high, 1, share, name="s")
 
 
-def _emit_rows(module: Module) -> None:
+def _emit_rows(module: Module, clock: Clock | None) -> None:
     """Carry out all rows from `first` up to `end`."""
     f = Function(module, "run_rows", [(POINTER, "first"), (POINTER, "end"), (POINTER, "frame")])
     first, end, frame = f.arguments
-    _while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), lambda row: _carry_out(f, row, frame))
 
+    def carry_out(row: Value) -> Value:
+        """Carry out one row; the next one."""
+        r = _Reader(f, row, frame)
 
-def _carry_out(f: Function, row: Value, frame: Value) -> Value:
-    """Carry out one row; the next one."""
-    r = _Reader(f, row, frame)
-    size, function = r.word(1, "words"), r.word(0, "function", POINTER)
-    f.line(f"call void {function.text}({row}, {frame})")
-    return row.at(size, I64)
+        def work() -> Value:
+            size, function = r.word(1, "words"), r.word(0, "function", POINTER)
+            f.line(f"call void {function.text}({row}, {frame})")
+            return row.at(size, I64)
+
+        return work() if clock is None else clock.around(f, row, r.held("low"), work)
+
+    _while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), carry_out)
 
 
 def _while(f: Function, first: Value, more: Callable[[Value], Value], body: Callable[[Value], Value]) -> None:
