@@ -10,6 +10,8 @@ from backlit import ops
 from backlit.executors.native import Native
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
+from backlit.executors.native.convolution import prepared
+from backlit.executors.native.plan import plan
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference
 
@@ -106,3 +108,20 @@ def test_bits_do_not_depend_on_the_number_of_threads(sizes):
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("step", "taken"),
+    [
+        (lambda a, b: (ops.sin(a) + 1, ops.tanh(b)), {0: 0, 1: 1}),
+        (lambda a, b: (ops.tanh(b), ops.sin(a) + 1), {0: 1, 1: 0}),  # in another order
+        (lambda a, b: (a * b, ops.sin(a) + 1, ops.tanh(b)), {1: 0, 2: 1}),  # after a result that is no state
+    ],
+)
+def test_results_take_the_memory_of_whatever_fits(step, taken):
+    a, b = programs.Normal("float32")(2, 30, 20)
+    graph = bl.trace(step, a, b)
+    wanted = REFERENCE.compile(graph)(a, b)
+    assert plan(prepared(graph), (0, 1)).taken == taken
+    for got, value in zip(Native().compile(graph, (0, 1))(a.copy(), b.copy()), wanted, strict=True):
+        np.testing.assert_allclose(got, value, rtol=1e-6, atol=1e-6)

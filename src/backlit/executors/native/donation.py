@@ -7,14 +7,17 @@ old value, and that call itself reads the old value only at the element that it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
 
 
-def reuse(steps: Sequence[Any], pairs: Sequence[tuple[Buffer, Buffer]]) -> dict[Buffer, Buffer]:
-    """Of the pairs (fresh, old), those in which `fresh` may lie where `old` does. The steps are changed accordingly."""
+def reuse(steps: Sequence[Any], pairs: Iterable[tuple[Buffer, Buffer]]) -> dict[Buffer, Buffer]:
+    """Of the pairs (fresh, old), those in which `fresh` may lie where `old` does. The steps are changed accordingly.
+
+    A buffer may be in several pairs: the first that fits is taken.
+    """
     users: dict[Buffer, dict[int, Any]] = {}
     for number, step in enumerate(steps):
         for buffer in _roots(step):
@@ -22,9 +25,11 @@ def reuse(steps: Sequence[Any], pairs: Sequence[tuple[Buffer, Buffer]]) -> dict[
     found: dict[Buffer, Buffer] = {}
     given: set[Buffer] = set()
     for fresh, old in pairs:
+        if fresh in found or old in given:
+            continue
         near = users.get(fresh, {}) | users.get(old, {})
         mine = [near[number] for number in sorted(near)]
-        if old not in given and _may(mine, fresh, old):
+        if _may(mine, fresh, old):
             found[fresh] = old
             given.add(old)
             _replace(mine, fresh, old)

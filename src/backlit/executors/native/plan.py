@@ -270,13 +270,10 @@ def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True) -> Plan
     inputs = [Buffer(n.type, names[n], "input", k) for k, n in enumerate(graph.inputs)]
     outputs = [Buffer(n.type, f"result {k}", "output", k) for k, n in enumerate(graph.outputs)]
     steps = planner.steps(graph, inputs, outputs)
-    free = [inputs[k] for k in donate]
-    pairs = []
-    for output in outputs:
-        match = next((b for b in free if b.type == output.type), None)
-        if match is not None:
-            free.remove(match)
-            pairs.append((output, match))
+    alike: dict[Type, list[Buffer]] = {}
+    for k in donate:
+        alike.setdefault(inputs[k].type, []).append(inputs[k])
+    pairs = ((output, old) for output in outputs for old in alike.get(output.type, ()))
     taken = {o.number: i.number for o, i in reuse(steps, pairs).items()}
     steps = runs.joined(steps)
     return Plan(graph, steps, planner.constants, memory.place(steps), taken)
