@@ -76,6 +76,18 @@ def test_on_other_processors(target):
     checked(convolved, normal(3, 13, 14, 21), normal(3, 3, 21, 37), target=target)
 
 
+@pytest.mark.usefixtures("everywhere")
+def test_images_whose_batch_lies_within_their_rows():
+    """An axis of places and that of the batch lie evenly in memory, and stay two axes."""
+
+    def f(x, w):
+        seen = ops.windows(x, axes=(0, 1), size=(3, 3), stride=(1, 1), dilation=(1, 1))
+        return ops.einsum("yxncij,ijck->yxnk", seen, w)
+
+    normal = programs.Normal("float32")
+    checked(f, normal(7, 8, 4, 20), normal(3, 3, 20, 24))
+
+
 # --- what follows -----------------------------------------------------------------------------------------------------
 
 

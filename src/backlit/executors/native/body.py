@@ -48,6 +48,7 @@ class Body:
         self.checked: list[tuple[Node, int, int]] = []
         self.made: set[Node] = set()  # what is computed here, stored or not
         self.limits: tuple[Limit, ...] = ()
+        self.apart: tuple[int, ...] = ()  # axes that do not become one with their neighbours
         self.kind: type[Nest] = Nest
 
     def emit(self, instruction: Instruction) -> int:
@@ -200,7 +201,8 @@ class Body:
             return None
         places = [i.place for i in self.code if i.place is not None]
         extents, outer = self.space + self.reduced, len(self.space)
-        alone = [Affine(0, tuple(int(x in (i.outer, i.inner)) for x in range(len(extents)))) for i in self.limits]
+        apart = {*self.apart, *(axis for i in self.limits for axis in (i.outer, i.inner))}
+        alone = [Affine(0, tuple(int(x == axis) for x in range(len(extents)))) for axis in apart]
         groups = collapsed(extents, outer, sorted_inner(extents, outer, places), [*places, *alone])
         at = {g[0]: k for k, g in enumerate(groups)}
         limits = tuple(replace(i, outer=at[i.outer], inner=at[i.inner]) for i in self.limits)

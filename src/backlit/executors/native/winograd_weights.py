@@ -59,6 +59,7 @@ def transformed_weights(
     assert call is not None
     before.append(call)
     body.kind, body.limits = Winograd, ()
+    body.apart = (*found.places, *found.inside, found.channels, found.columns)
     strides = [0] * len(extents)
     for axis, stride in zip((*found.inside, found.channels, found.columns), (4 * size, size, width, 1), strict=True):
         strides[axis] = stride
