@@ -153,7 +153,9 @@ LAYERS: dict[int, list[Callable]] = {
 
 
 def output(x, w, steps):
-    """What a network makes of x, as rows of so many classes."""
+    """What a network makes of x, as rows. Images are convolved first."""
+    if len(shape(x)) == 4:
+        x = convolved(x, w, steps[0][2])
     for a, b, k in steps:
         layers = LAYERS[len(shape(x))]
         y = layers[a % len(layers)](x, w, b + k)
@@ -166,7 +168,7 @@ def output(x, w, steps):
 
 def training(steps, k):
     """A step of training, and its arguments: an input, the classes of its rows, and the parameters."""
-    examples = [*IMAGES, *IMAGES, *SEQUENCES, *ROWS]
+    examples = [*IMAGES * 3, *SEQUENCES, *ROWS]
     size = examples[k % len(examples)]
     like = np.dtype("float64" if k % 3 == 0 else "float32")
     x = np.asarray(chance(k, 12).normal(size=size), like)
