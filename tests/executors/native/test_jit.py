@@ -273,7 +273,7 @@ def test_nested_in_workers_of_joblib():
     pytest.importorskip("joblib")
     script = Path(__file__).with_name("nesting.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, check=True)
-    assert done.stdout.split() == ["same"] * 5
+    assert done.stdout.split() == ["same", "same"]
 
 
 def test_the_cache_of_another_user_is_not_read(cache, monkeypatch):
