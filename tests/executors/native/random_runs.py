@@ -11,7 +11,7 @@ import numpy as np
 
 import backlit as bl
 from backlit import legality
-from backlit.executors.native import batch, gradients, whole, winograd_weights
+from backlit.executors.native import batch, whole, winograd_weights
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
 from backlit.executors.native.convolution import prepared
@@ -135,7 +135,6 @@ def whether_it_pays_or_not():
     """Kernels that only pay for large values, for small ones too."""
     with (
         patch.object(winograd_weights, "_GAIN", 0.0),
-        patch.object(gradients.Gradient, "is_quick", lambda *_: True),
         patch.object(batch._Chain, "gain", lambda chain: float(len(chain.place))),
     ):
         yield
