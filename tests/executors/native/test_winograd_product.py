@@ -170,6 +170,9 @@ def test_only_windows_of_neighbours_and_where_it_pays():
     assert count(x[..., :3], w[:, :, :3]) == 0  # few channels: the additions would cost more than is saved
     assert count(x[:1, :4, :4], w) == 0  # a small image: so would the transform of the weights
     assert count(x[:, :3, :3], w) == 0  # and what is computed outside of it
+    deep = [np.zeros(shape, np.float32) for shape in ((1, 16, 16, 9000), (3, 3, 9000, 32))]
+    assert count(*deep) == 0  # more than a thread's stack should hold
+    assert count(deep[0][..., :8000], deep[1][:, :, :8000]) == 1
 
 
 def test_the_weights_are_transformed_once_for_a_loop():

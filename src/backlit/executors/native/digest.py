@@ -64,7 +64,7 @@ def everything(graph: Graph) -> Iterator[Node]:
 @cache
 def _is_own(op: Op) -> bool:
     """Whether what the op means is written in backlit."""
-    return all(f is None or f.__module__.split(".")[0] == "backlit" for f in (op.rule, op.scalar, op.vjp))
+    return all(f is None or (f.__module__ or "").split(".")[0] == "backlit" for f in (op.rule, op.scalar, op.vjp))
 
 
 def _lines(graph: Graph) -> Iterator[str]:
