@@ -8,6 +8,7 @@ from typing import Any
 import backlit as bl
 from backlit import nn, optim
 from backlit.nn.summary import multiply_adds
+from backlit.passes import simplify
 from backlit.train.feeding import Stretch
 from benchmarks.givens import Givens
 from benchmarks.workloads import ConvNet, LeNet5, Lstm, Mlp, Net, Transformer, Workload
@@ -61,8 +62,8 @@ def prepare(workload: Workload, givens: Givens) -> Callable[[], Sequence[Any]]:
 
 
 def operations(workload: Workload, givens: Givens) -> int:
-    """The floating-point operations of a step's products, forward and backward, counted in its graph: 2 for each
-    multiply-add. What is elementwise does not count."""
+    """The floating-point operations of a step's products, forward and backward, counted in its graph once that is
+    simplified: 2 for each multiply-add. What is elementwise does not count."""
     trainer = bl.Trainer(network(workload), workload.loss, workload.optimizer)
     step = trainer.program("train", Stretch({"x": givens.x, "y": givens.y}, givens.rows))
-    return 2 * sum(multiply_adds(step.graph).values())
+    return 2 * sum(multiply_adds(simplify(step.graph)).values())
