@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import weakref
 
+import numpy as np
+import pytest
+
+import backlit as bl
+from backlit import nn, ops
+from backlit.executors.native import Native, threads, tiling
 from backlit.executors.native.threads import Choice, Pool
 
 
@@ -72,3 +78,34 @@ def test_what_was_worked_on_is_given_up():
     assert sorted(seen) == [(0, 2), (1, 2)]
     del held, work
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "tiles"),
+    [
+        ([nn.Dense(130, "relu"), nn.Dense(70), nn.LayerNorm()], (301,), "different"),
+        (
+            [nn.Conv2d(32, 3, padding="same"), nn.BatchNorm(), nn.Conv2d(33, 3), nn.GlobalAvgPool()],
+            (15, 16, 17),
+            "equal",
+        ),
+    ],
+)
+def test_bits_depend_on_the_number_of_processors_neither_by_tiles_nor_by_shares(layers, shape, tiles, monkeypatch):
+    net = bl.Network(layers, input_shape=shape, seed=0)
+
+    def loss(params, x):
+        return ops.mean(ops.tanh(net.forward(params, net.state, x, training=True)[0]) ** 2)
+
+    x = np.random.default_rng(0).normal(size=(37, *shape)).astype(np.float32)
+    graph = bl.trace(bl.value_and_grad(loss), dict(net.params), x)
+    found, texts = [], set()
+    for processors in (1, 2, 3, 8):
+        for module in (threads, tiling):
+            monkeypatch.setattr(module, "SHARES", processors)
+        found.append(Native().compile(graph)(*net.params.values(), x))
+        texts.add(Native().llvm(graph))
+    assert (len(texts) > 1) == (tiles == "different")
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a.tobytes() == b.tobytes()
