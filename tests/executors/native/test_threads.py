@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import backlit as bl
 from backlit import nn, ops
-from backlit.executors.native import Native, threads, tiling
+from backlit.executors.native import Native, stack, threads, tiling
 from backlit.executors.native.threads import Choice, Pool
 
 
@@ -109,3 +110,35 @@ def test_bits_depend_on_the_number_of_processors_neither_by_tiles_nor_by_shares(
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+def in_a_thread(work, size):
+    """The results of work() in a thread whose stack has so many bytes."""
+    found = []
+    old = threading.stack_size(size)
+    try:
+        thread = threading.Thread(target=lambda: found.append(work()))
+        thread.start()
+    finally:
+        threading.stack_size(old)
+    thread.join()
+    return found[0]
+
+
+def test_threads_with_little_stack_have_the_work_done_elsewhere():
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 64)).astype(np.float32)
+    w = np.random.default_rng(1).normal(size=(3, 3, 64, 128)).astype(np.float32)
+    run = Native().compile(bl.trace(lambda x, w: ops.conv(x, w, padding="same"), x, w))
+    assert "winograd" in str(bl.trace(lambda x, w: ops.conv(x, w, padding="same"), x, w).plan())  # half a megabyte
+    assert in_a_thread(stack.has_room, 2 * stack.ROOM)
+    assert not in_a_thread(stack.has_room, 256 * 1024)
+    (found,) = in_a_thread(lambda: run(x, w), 256 * 1024)
+    assert found.tobytes() == run(x, w)[0].tobytes()
+
+
+def test_what_is_raised_elsewhere_is_raised_here():
+    def wrong():
+        raise IndexError("seven")
+
+    with pytest.raises(IndexError, match="seven"):
+        stack.elsewhere(wrong)

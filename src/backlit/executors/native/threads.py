@@ -17,6 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from backlit.executors.native import stack
+
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SHARES = min(8, PROCESSORS)  # that the kernels of a program are cut into if several threads are worth it
 _TRIED = 2  # runs of each number before one is chosen
@@ -125,7 +127,7 @@ class _Helper:
         self._go, self._done = threading.Lock(), threading.Lock()
         self._go.acquire()
         self._done.acquire()
-        threading.Thread(target=self._live, name=f"backlit-{number}", daemon=True).start()
+        stack.started(self._live, f"backlit-{number}")
 
     def start(self, work: Callable[[int], None]) -> None:
         """Begin; a run that an interrupt kept from being waited for is waited for first."""

@@ -1,0 +1,67 @@
+"""Room on the stack, where programs keep blocks of matrices: up to one and a half megabytes.
+
+Main threads and those of Python have eight as a rule. A thread that was given less, by `threading.stack_size` or by
+whoever started it, would end the process: what runs there is handed to a thread with enough.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+ROOM = 4 << 20  # bytes
+
+_known = threading.local()
+_starting = threading.Lock()
+
+
+def has_room() -> bool:
+    """Whether the stack of the calling thread is large enough."""
+    try:
+        found: bool = _known.enough
+    except AttributeError:
+        found = _known.enough = _size() >= ROOM
+    return found
+
+
+def _size() -> int:
+    """Bytes of the calling thread's stack; of what the system does not tell, what Python gives to its threads."""
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        attributes, start, size = ctypes.create_string_buffer(256), ctypes.c_void_p(), ctypes.c_size_t()
+        library.pthread_self.restype = ctypes.c_void_p
+        thread = ctypes.c_void_p(library.pthread_self())
+        if library.pthread_getattr_np(thread, attributes) == 0:
+            library.pthread_attr_getstack(attributes, ctypes.byref(start), ctypes.byref(size))
+            library.pthread_attr_destroy(attributes)
+            return size.value
+    return threading.stack_size() or ROOM
+
+
+def started(work: Callable[[], None], name: str) -> threading.Thread:
+    """A thread with enough room, which does the work."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    with _starting:
+        old = threading.stack_size(2 * ROOM)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(old)
+    return thread
+
+
+def elsewhere(work: Callable[[], None]) -> None:
+    """Do the work on a thread with enough room, and wait for it. What it raises is raised here."""
+    raised: list[BaseException] = []
+
+    def caught() -> None:
+        try:
+            work()
+        except BaseException as e:
+            raised.append(e)
+
+    started(caught, "backlit").join()
+    if raised:
+        raise raised[0]
