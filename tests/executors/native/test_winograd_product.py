@@ -175,6 +175,14 @@ def test_only_windows_of_neighbours_and_where_it_pays():
     assert count(deep[0][..., :8000], deep[1][:, :, :8000]) == 1
 
 
+def test_of_two_columns_channels_would_be_summed_in_an_order_that_depends_on_shares(monkeypatch):
+    monkeypatch.setattr(winograd_weights, "_GAIN", 0.0)
+    x, w = np.zeros((1, 7, 12, 17)), np.zeros((3, 3, 17, 3))
+    for columns, expected in ((3, 1), (2, 0)):
+        graph = bl.trace(lambda x, w: ops.conv(x, w, padding="same"), x, w[..., :columns])
+        assert len(kernels(graph)) == expected
+
+
 def test_the_weights_are_transformed_once_for_a_loop():
     """They come from outside: so does what is made of them."""
     normal = programs.Normal("float32")

@@ -22,6 +22,7 @@ _RESULTS = 60  # for 16 vectors of sums, which are loaded, transformed and used
 _WEIGHTS = 350  # for 9 vectors of weights, and until all threads have read the 16 that they become
 _CALL = 20_000  # for one more kernel that all threads wait for
 _GAIN = 1.2  # times faster that it has to be
+_COLUMNS = 3  # that make a product: of fewer, channels are summed in an order that the size of a thread's share decides
 _DEEP = 32 * 1024  # bytes of an image's channels at a place: sixteen times as many lie on a thread's stack
 SLACK = 512  # bytes after the weights that may be read, to no effect
 
@@ -41,7 +42,7 @@ def transformed_weights(
         return None
     extents = body.space + body.reduced
     channels, columns = extents[found.channels], extents[found.columns]
-    if channels * p.dtype.itemsize > _DEEP:
+    if channels * p.dtype.itemsize > _DEEP or columns < _COLUMNS:
         return None
     k = operands[1 - found.image]
     load = body.code[k]
