@@ -12,7 +12,7 @@ import numpy as np
 
 import backlit as bl
 from backlit import ir, ops
-from backlit.executors.native import Native, storage
+from backlit.executors.native import Native, stack, storage
 from backlit.once import once
 
 
@@ -106,6 +106,17 @@ def while_a_property_is_worked_out():
     return here.child(lambda: here.answer, lambda: other.answer == 42)
 
 
+def while_a_thread_is_started():
+    """Whether a child can start a thread while one of its parent is starting one."""
+    here = Busy()
+
+    def slowly():
+        with stack._starting:
+            here.pause()
+
+    return here.child(slowly, lambda: stack.started(lambda: None, "").join() is None)
+
+
 if __name__ == "__main__":
     compiled, w = big()
     wanted = float(compiled(w)[0].sum())
@@ -115,5 +126,6 @@ if __name__ == "__main__":
         while_a_loop_is_compiled(),
         while_memory_is_lent(),
         while_a_property_is_worked_out(),
+        while_a_thread_is_started(),
     ):
         print("same" if same else "other")

@@ -210,7 +210,7 @@ def test_forked_processes_give_the_same_numbers():
     """In a process of its own: other tests' JAX has threads that must not be forked."""
     script = Path(__file__).with_name("forking.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, check=True)
-    assert done.stdout.split() == ["same"] * 5
+    assert done.stdout.split() == ["same"] * 6
 
 
 def test_too_large_for_memory():

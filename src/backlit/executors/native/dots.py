@@ -25,10 +25,11 @@ _ACROSS = 8.0  # cycles that the lanes of one sum take to be added up
 
 @dataclass(frozen=True)
 class Dots:
-    """How such a product is cut. A tile has up to `rows` of the axis `across` (of a) and `columns` of `down` (of b)."""
+    """How such a product is cut. A tile has up to `rows` of the axis `across` and `columns` of `down`.
 
-    a: int
-    b: int
+    `across` moves through a, the first load, `down` through b, the second one.
+    """
+
     vector: int  # the summed axis that is cut into vectors
     lanes: int
     across: int
@@ -72,7 +73,7 @@ def dots(nest: Nest, target: Target) -> Dots | None:
         return None
     _, x, y, rows, columns = best
     loops = tuple(z for z in outer if z not in (x, y))
-    return Dots(0, 1, plan.vector, plan.lanes, x, y, rows, columns, loops)
+    return Dots(plan.vector, plan.lanes, x, y, rows, columns, loops)
 
 
 def _cycles(rows: int, columns: int, vectors: int) -> float:
@@ -89,28 +90,16 @@ class DotWriter(NestWriter):
         self.dtype = nest.prologue[3].dtype
 
     def _level(self, depth: int, here: Point) -> None:
-        if depth == 0:
-            self._evaluate(here, 0, prologue_too=True)
-        if depth == len(self.cut.loops):
-            self._rows(here)
-            return
-        axis = self.cut.loops[depth]
-        low, high = self.f.index(0), self.f.index(self.extents[axis])
-        if axis == self.cut.split:
-            low, high = self.begin, self.end
-        self.f.loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
+        self._evaluate(here, 0, prologue_too=True)
+        self._around(self.cut.loops, here, self._rows)
 
     def _rows(self, here: Point) -> None:
         """All tiles; of each length that a share may have."""
         cut = self.cut
         if cut.across != cut.split:
             self._tiles(here, self.f.index(0), self.extents[cut.across])
-        elif len(self.lengths) == 1:
-            self._tiles(here, self.begin, self.lengths[0])
         else:
-            for n in self.lengths:
-                same = (self.end - self.begin) == n
-                self.f.when(same, lambda n=n: self._tiles(here, self.begin, n), f"share{n}")  # type: ignore[misc]
+            self._of_any(lambda length: self._tiles(here, self.begin, length))
 
     def _tiles(self, here: Point, low: Value, length: int) -> None:
         cut = self.cut
@@ -174,8 +163,8 @@ class DotWriter(NestWriter):
             return [f.load(here.pointers[k].at(i * step, self.dtype), self.dtype, cut.lanes, mask) for i in range(n)]
 
         with f.naming("a"):
-            a = loaded(cut.a, cut.across, rows)
+            a = loaded(0, cut.across, rows)
         with f.naming("b"):
-            b = loaded(cut.b, cut.down, columns)
+            b = loaded(1, cut.down, columns)
         with f.naming("sum"):
             return [f.fma(x, y, sums[r * columns + c]) for r, x in enumerate(a) for c, y in enumerate(b)]

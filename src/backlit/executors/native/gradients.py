@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backlit.executors.native.index import row_major
-from backlit.executors.native.kernels import Buffer, Call, Nest, Winograd, WinogradSum
+from backlit.executors.native.kernels import Buffer, Call, Nest, WinogradSum
 from backlit.executors.native.names import F32, F64
-from backlit.executors.native.tiling import pieces
+from backlit.executors.native.tiling import is_product, pieces
 from backlit.executors.native.winograd import SIZE, window_axes
 from backlit.ir import Type
 
@@ -90,13 +90,7 @@ def by_winograd(call: Call, scratch: Callable[[Type, str], Buffer]) -> tuple[lis
 
 def gradient(nest: Nest) -> Gradient | None:
     """The gradient that a product is; None if it is none."""
-    if (
-        isinstance(nest, Winograd)
-        or [i.op for i in nest.prologue] != ["load", "load", "multiply", "sum"]
-        or len(nest.reduced) < 2
-    ):
-        return None
-    if any(i.dtype not in (F32, F64) for i in nest.prologue):
+    if not is_product(nest) or len(nest.reduced) < 2 or any(i.dtype not in (F32, F64) for i in nest.prologue):
         return None
     return _with_image(nest, 0) or _with_image(nest, 1)
 

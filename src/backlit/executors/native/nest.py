@@ -179,6 +179,7 @@ class NestWriter:
         self.everything = nest.prologue + nest.epilogue
         self.stage = self._stages()
         self.divisors = self._divisors()
+        self._loop = f.loop
         self.check = {k: n for n, k in enumerate(k for k, i in enumerate(self.everything) if i.op == "gather")}
 
     def _stages(self) -> list[int]:
@@ -222,16 +223,24 @@ class NestWriter:
 
     # --- loops
 
-    def _loop(
-        self,
-        low: int | Value,
-        high: int | Value,
-        step: int,
-        body: Callable[..., Sequence[Value] | None],
-        carry: Sequence[Value] = (),
-        name: str = "i",
-    ) -> list[Value]:
-        return self.f.loop(low, high, step, body, carry, name)
+    def _around(self, axes: Sequence[int], here: Point, inside: Callable[[Point], None]) -> None:
+        """`inside` in plain loops over these axes of the result, of which threads may share one."""
+        if not axes:
+            inside(here)
+            return
+        axis, *rest = axes
+        low, high = self.f.index(0), self.f.index(self.extents[axis])
+        if axis == self.plan.split:
+            low, high = self.begin, self.end
+        self.f.loop(low, high, 1, lambda i: self._around(rest, self._enter(here, axis, i), inside), name=f"i{axis}")
+
+    def _of_any(self, write: Callable[[int], None]) -> None:
+        """Code for each length that a share may have."""
+        if len(self.lengths) == 1:
+            write(self.lengths[0])
+            return
+        for length in self.lengths:
+            self.f.when((self.end - self.begin) == length, lambda n=length: write(n), f"share{length}")  # type: ignore[misc]
 
     def _level(self, depth: int, here: Point) -> None:
         """Everything from loop `depth` of the outer loops on."""
@@ -457,11 +466,15 @@ class NestWriter:
         """The place of an instruction where all counters are 0."""
         return self.f.index(self.everything[k].at.offset)
 
-    def _index(self, k: int, i: Instruction, here: Point) -> Value:
-        total = self._origin(k)
-        for axis, stride in enumerate(i.at.strides):
+    def _moved_by(self, k: int, here: Point, start: Value) -> Value:
+        """`start`, moved by the counters as the place of an instruction is."""
+        for axis, stride in enumerate(self.everything[k].at.strides):
             if stride:
-                total = total + here.counters[axis] * stride
+                start = start + here.counters[axis] * stride
+        return start
+
+    def _index(self, k: int, i: Instruction, here: Point) -> Value:
+        total = self._moved_by(k, here, self._origin(k))
         if here.lanes > 1 and self._lane_stride(i):
             steps = self.f.constants([lane * self._lane_stride(i) for lane in range(here.lanes)], I64)
             total = total.splat(here.lanes) + steps

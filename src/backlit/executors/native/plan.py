@@ -275,7 +275,7 @@ def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True) -> Plan
         alike.setdefault(inputs[k].type, []).append(inputs[k])
     pairs = ((output, old) for output in outputs for old in alike.get(output.type, ()))
     taken = {o.number: i.number for o, i in reuse(steps, pairs).items()}
-    steps = runs.joined(steps)
+    steps = runs.joined(steps, (call for call, _ in counted(steps)))
     return Plan(graph, steps, planner.constants, memory.place(steps), taken)
 
 
@@ -309,5 +309,5 @@ def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True) -> Pla
     loop = Loop(None, False, calls, [], moves, (), "steps", rows + targets)
     outputs = tuple(step.inputs[:carry]) + tuple(step.outputs[carry:])
     shape = Graph(tuple(given), outputs, step.name)
-    steps = runs.joined([loop])
+    steps = runs.joined([loop], (call for call, _ in counted([loop])))
     return Plan(shape, steps, planner.constants, memory.place(steps), {})

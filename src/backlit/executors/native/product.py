@@ -64,19 +64,8 @@ class ProductWriter(NestWriter):
         self.narrow = 1 << (self.tail - 1).bit_length() if self.tail else cut.lanes  # its lanes
 
     def _level(self, depth: int, here: Point) -> None:
-        if depth == 0:
-            self._evaluate(here, 0, prologue_too=True)  # numbers that the epilogue divides by, ...
-        if depth == len(self.cut.loops):
-            if self.cut.outside:
-                self._in_parts(here)
-            else:
-                self._columns(here)
-            return
-        axis = self.cut.loops[depth]
-        low, high = self.f.index(0), self.f.index(self.extents[axis])
-        if axis == self.split:
-            low, high = self.begin, self.end
-        self.f.loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
+        self._evaluate(here, 0, prologue_too=True)  # numbers that the epilogue divides by, ...
+        self._around(self.cut.loops, here, self._in_parts if self.cut.outside else self._columns)
 
     def _in_parts(self, here: Point) -> None:
         """The outermost inner axis as a loop around all tiles: each adds its part to what is in memory already."""
@@ -97,15 +86,7 @@ class ProductWriter(NestWriter):
         if axis != self.split:
             self._blocks(here, self.f.index(0), self.extents[axis])
         else:
-            self._of_any(self.lengths, lambda length: self._blocks(here, self.begin, length))
-
-    def _of_any(self, lengths: Sequence[int], write: Callable[[int], None]) -> None:
-        """Code for each length that a share may have."""
-        if len(lengths) == 1:
-            write(lengths[0])
-            return
-        for length in lengths:
-            self.f.when((self.end - self.begin) == length, lambda n=length: write(n), f"share{length}")  # type: ignore[misc]
+            self._of_any(lambda length: self._blocks(here, self.begin, length))
 
     def _blocks(self, here: Point, low: Value, n: int) -> None:
         """Blocks of n columns from `low` on."""
@@ -172,7 +153,7 @@ class ProductWriter(NestWriter):
         if axis != self.split:
             self._row_blocks(here, self.f.index(0), self.extents[axis], vectors, partial)
             return
-        self._of_any(self.lengths, lambda length: self._row_blocks(here, self.begin, length, vectors, partial))
+        self._of_any(lambda length: self._row_blocks(here, self.begin, length, vectors, partial))
 
     def _row_blocks(self, here: Point, low: Value, length: int, vectors: int, partial: bool) -> None:
         self.low = low

@@ -190,6 +190,7 @@ class RowWriter(NestWriter):
         axes, target = len(whole.rows.space), whole.f.module.target
         inner, plan = inside(nest, axes, count, target)
         super().__init__(whole.f, inner, plan, ())
+        self._loop = self._written_out
         self.row, self.counters = row, counters
         self.slots = len(whole.rows.arguments)  # the first of them
         self.steps = [i.place.strides[:axes] if i.place is not None else () for i in nest.prologue + nest.epilogue]
@@ -225,7 +226,7 @@ class RowWriter(NestWriter):
     def _origin(self, k: int) -> Value:
         return super()._origin(k) + self._moved(self.steps[k])
 
-    def _loop(
+    def _written_out(
         self,
         low: int | Value,
         high: int | Value,
@@ -234,10 +235,11 @@ class RowWriter(NestWriter):
         carry: Sequence[Value] = (),
         name: str = "i",
     ) -> list[Value]:
+        """A loop, one turn after the other where the row is short."""
         first, last = self.f.index(low).const, self.f.index(high).const
         if not self.row.written_out and last - first > step:
             self.open += 1
-            held = super()._loop(low, high, step, body, carry, name)
+            held = self.f.loop(low, high, step, body, carry, name)
             self.open -= 1
             return held
         held = list(carry)
@@ -255,12 +257,8 @@ class RowWriter(NestWriter):
     # --- memory
 
     def _place(self, k: int, here: Point) -> Value:
-        i = self.everything[k]
-        total = self.f.index(i.at.offset)
-        for axis, step in enumerate(i.at.strides):
-            if step:
-                total = total + here.counters[axis] * step
-        return total
+        """Where an instruction is within the row."""
+        return self._moved_by(k, here, self.f.index(self.everything[k].at.offset))
 
     def _pointer(self, k: int, here: Point) -> Value:
         return self.bases[k].at(self._place(k, here), self.nest.arguments[self.everything[k].argument])

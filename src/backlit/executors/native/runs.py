@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,18 +22,10 @@ _NEAR = 12  # calls after the first one among which the others are looked for
 _ROOM = 1 << 13  # bytes of a row that nobody else reads: more would leave the first-level cache
 
 
-def joined(steps: Sequence[Any]) -> list[Any]:
-    """The steps of a program, with runs of calls as one call each."""
-    users = Counter(b.root() for call in _calls(steps) for b in {b for b, _ in call.arguments})
+def joined(steps: Sequence[Any], calls: Iterable[Call]) -> list[Any]:
+    """The steps of a program, with runs of calls as one call each; `calls` are all that there are, in loops too."""
+    users = Counter(b.root() for call in calls for b in {b for b, _ in call.arguments})
     return _joined(steps, users)
-
-
-def _calls(steps: Sequence[Any]) -> Iterator[Call]:
-    for step in steps:
-        if isinstance(step, Call):
-            yield step
-        else:
-            yield from _calls([*step.start, *step.calls, *step.moves])
 
 
 def _joined(steps: Sequence[Any], users: Counter[Buffer]) -> list[Any]:
@@ -175,7 +167,7 @@ def _renumbered(i: Instruction, arguments: Sequence[tuple[int, int]]) -> Instruc
 
 def refined(nest: Nest, rows: tuple[int, ...]) -> tuple[tuple[int, ...], Nest] | None:
     """The rows and the nest, axes of both cut so that the nest begins with those of the rows; None if it cannot."""
-    rest, space, own, cuts = list(rows), list(nest.space), [], []
+    rest, space, own = list(rows), list(nest.space), []
     while rest:
         if not space:
             return None
@@ -185,10 +177,10 @@ def refined(nest: Nest, rows: tuple[int, ...]) -> tuple[tuple[int, ...], Nest] |
         own.append(small)
         for axes in (rest, space):
             axes[:1] = [axes[0] // small] if axes[0] > small else []
-    cuts = _cuts(nest.space, [*own, *space])
     shape = tuple(own)
     if shape == nest.space[: len(shape)]:
         return shape, nest
+    cuts = _cuts(nest.space, [*own, *space])
     new = replace(
         nest,
         space=(*own, *space),

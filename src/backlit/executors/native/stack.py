@@ -11,10 +11,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from backlit.executors.native.locks import Lock
+
 ROOM = 4 << 20  # bytes
 
 _known = threading.local()
-_starting = threading.Lock()
+_starting = Lock()  # a forked child starts threads of its own
 
 
 def has_room() -> bool:
@@ -28,7 +30,7 @@ def has_room() -> bool:
 
 def _size() -> int:
     """Bytes of the calling thread's stack; of what the system does not tell, what Python gives to its threads."""
-    with suppress(AttributeError, OSError):
+    with suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)
         attributes, start, size = ctypes.create_string_buffer(256), ctypes.c_void_p(), ctypes.c_size_t()
         library.pthread_self.restype = ctypes.c_void_p

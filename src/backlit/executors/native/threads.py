@@ -19,7 +19,13 @@ from collections.abc import Callable
 
 from backlit.executors.native import stack
 
-PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def _processors() -> int:
+    """How many processors this process may use now."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+PROCESSORS = _processors()
 SHARES = min(8, PROCESSORS)  # that the kernels of a program are cut into if several threads are worth it
 _TRIED = 2  # runs of each number before one is chosen
 _TRY_ONE = 40  # runs after which one thread is tried again
@@ -32,7 +38,7 @@ def available() -> int:
     """How many threads a program may use here."""
     if multiprocessing.parent_process() is not None:
         return 1  # a worker among others
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = _processors()
     for name in ("BACKLIT_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name, "")
         if text.isdigit() and int(text) > 0:

@@ -54,13 +54,9 @@ class Tiling:
 
 def is_product(nest: Nest) -> bool:
     """Whether the nest is a sum, not an empty one, of products of two values that lie in memory."""
-    ops = [i.op for i in nest.prologue]
-    if (
-        isinstance(nest, Winograd)
-        or ops != ["load", "load", "multiply", "sum"]
-        or not nest.reduced
-        or 0 in nest.reduced
-    ):
+    if isinstance(nest, Winograd) or not nest.reduced or 0 in nest.reduced:
+        return False
+    if [i.op for i in nest.prologue] != ["load", "load", "multiply", "sum"]:
         return False
     dtype = nest.prologue[3].dtype
     return dtype.kind == "f" and dtype.itemsize >= 4

@@ -20,7 +20,7 @@ from itertools import product
 from backlit.executors.native.builder import Function, Module, kernel_function
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, WinogradSum
-from backlit.executors.native.names import BOOL, I64, POINTER
+from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import Point
 from backlit.executors.native.product import Ahead, ProductWriter
 from backlit.executors.native.tiling import LINE, Tiling, tiling
@@ -172,7 +172,7 @@ class _Writer:
         whole = n - n % lanes
         f.loop(0, whole, lanes, lambda c: body(c, None), name="c")
         if n % lanes:
-            body(f.index(whole), f.constants([i < n % lanes for i in range(lanes)], BOOL))
+            body(f.index(whole), f.first(lanes, n % lanes))
 
     def _tile(self, operand: int, corner: Value, down: Value, right: Value, number: Value) -> None:
         """One tile of an operand, transformed."""

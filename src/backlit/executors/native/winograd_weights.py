@@ -78,9 +78,7 @@ def gain(found: Convolution, space: tuple[int, ...], reduced: tuple[int, ...], i
     images = math.prod(space) // (columns * math.prod(places))
     squares = images * math.prod(-(-n // 2) for n in places)
     deep, wide = (-(-n * itemsize // ALIGNMENT) for n in (channels, columns))
-    step = (
-        channels * -(-2 * columns * itemsize // ALIGNMENT) / 2
-    )  # a row of columns; the last vector may be a narrow one
+    step = channels * -(-2 * columns * itemsize // ALIGNMENT) / 2  # the last vector of columns may be half of one
     own = squares * (16 * step + _IMAGE * deep + _RESULTS * wide) + _WEIGHTS * channels * wide + _CALL
     return images * math.prod(places) * 9 * step / own
 
