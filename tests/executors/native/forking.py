@@ -63,9 +63,8 @@ class Busy:
     def child(self, busy, work):
         thread = threading.Thread(target=busy, daemon=True)
         thread.start()
-        self.begun.wait()
         try:
-            return child(work)
+            return self.begun.wait(60) and child(work)
         finally:
             self.over.set()
             thread.join()
@@ -118,6 +117,7 @@ def while_a_thread_is_started():
 
 
 if __name__ == "__main__":
+    os.environ["BACKLIT_CACHE"] = ""  # a program that is found is not compiled
     compiled, w = big()
     wanted = float(compiled(w)[0].sum())
     for same in (
