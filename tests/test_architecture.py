@@ -21,7 +21,7 @@ ALLOWED = {
     "errors": {"sites"},
     "once": set(),
     "extras": {"errors"},
-    "settings": {"errors"},
+    "settings": {"errors", "sites"},
     "ir": {"once", "sites"},
     "pytree": {"errors"},
     "tracing": {

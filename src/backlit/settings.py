@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from backlit.errors import SettingError
+from backlit.sites import is_own
 
 Check = Callable[[str, Any], Any]
 """(the field's name, the value given) -> the value kept; raises SettingError."""
@@ -42,7 +43,7 @@ class Settings:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         taken = KINDS.get(kind_of(cls))
-        if taken is not None and _is_own(taken) and taken.__module__ != cls.__module__:
+        if taken is not None and is_own(taken) and taken.__module__ != cls.__module__:
             raise SettingError(f"the name {cls.__name__} is taken, by {taken.__module__}", fix="choose another name")
         KINDS[kind_of(cls)] = cls
 
@@ -76,16 +77,12 @@ class Settings:
         return written if _is_known(self) else None
 
 
-def _is_own(cls: Any) -> bool:
-    return cls.__module__.split(".")[0] == "backlit"
-
-
 def _is_known(value: Any) -> bool:
     """Whether the value, and all that it holds, is plain data or the settings of a class as backlit wrote it."""
     match value:
         case Settings():
             methods = [m for c in type(value).__mro__ for m in vars(c).values() if inspect.isfunction(m)]
-            if not all(_is_own(m) for m in (type(value), *methods)):
+            if not all(is_own(m) for m in (type(value), *methods)):
                 return False
             return all(_is_known(getattr(value, f.name)) for f in fields(value))  # type: ignore[arg-type]  # subclasses are dataclasses
         case Mapping():
@@ -200,7 +197,7 @@ def register(f: _F) -> _F:
     Raises SettingError if backlit has a function of that name.
     """
     taken = FUNCTIONS.get(f.__name__)
-    if taken is not None and taken is not f and str(getattr(taken, "__module__", "")).startswith("backlit."):
+    if taken is not None and taken is not f and is_own(taken):
         raise SettingError(f"there is a function {f.__name__!r} already", fix="choose another name")
     FUNCTIONS[f.__name__] = f
     return f

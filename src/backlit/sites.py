@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 from itertools import islice
 from textwrap import shorten
 from types import CodeType, FrameType
+from typing import Any
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 # Layers, losses, optimisers and the training step are written in ops as a user would write them, so their lines count
@@ -87,6 +88,11 @@ def _targets(file: str) -> dict[tuple[int, int, int, int], str]:
                 assert statement.end_col_offset is not None
                 found[(statement.lineno, statement.end_lineno, statement.col_offset, statement.end_col_offset)] = name
     return found
+
+
+def is_own(thing: Any) -> bool:
+    """Whether a class or a function is written in backlit."""
+    return (getattr(thing, "__module__", None) or "").split(".")[0] == "backlit"
 
 
 @cache

@@ -221,14 +221,18 @@ class Function:
         body: Callable[..., Sequence[Value] | None],
         carry: Sequence[Value] = (),
         name: str = "i",
+        written_out: bool = False,
     ) -> list[Value]:
-        """`for i in range(low, high, step): carry = body(i, *carry)`; gives the last carry."""
+        """`for i in range(low, high, step): carry = body(i, *carry)`; gives the last carry.
+
+        `written_out`: one turn after the other, if it is known how many there are.
+        """
         a, b = self.index(low), self.index(high)
         known = a.const is not None and b.const is not None
-        if known and a.const >= b.const:
+        if known and (written_out or b.const - a.const <= step):
+            for turn in range(a.const, b.const, step):
+                carry = body(self.index(turn), *carry) or ()
             return list(carry)
-        if known and b.const - a.const <= step:
-            return list(body(a, *carry) or ())
         head, done = self.fresh(f"{name}.loop"), self.fresh(f"{name}.done")
         before = self.block
         if known:
@@ -297,6 +301,16 @@ def kernel_function(
             found.append(f.op(f"load ptr, {row.at(k, I64)}, align 8", POINTER))
     f.arguments = [*found, *others]
     return f
+
+
+def invoke_kernel(f: Function, name: str, pointers: Sequence[Value], others: Sequence[Value]) -> None:
+    """Call a `kernel_function` of the module with pointers of the caller's own."""
+    if not f.module.inline:
+        row = f.slot(I64, len(pointers), "row")
+        for k, pointer in enumerate(pointers):
+            f.line(f"store {pointer}, {row.at(k, I64)}, align 8")
+        pointers = [row]
+    f.invoke(name, [*pointers, *others])
 
 
 class Module:

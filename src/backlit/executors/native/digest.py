@@ -23,6 +23,7 @@ import numpy as np
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Node, Type
 from backlit.ops.record import OPS, Op
+from backlit.sites import is_own
 
 _PARTS = (
     "ir.py", "pytree.py", "settings.py", "tracing.py", "autodiff.py", "transforms.py", "ops/*.py", "passes/*.py",
@@ -62,13 +63,13 @@ def everything(graph: Graph) -> Iterator[Node]:
 
 
 @cache
-def _is_own(op: Op) -> bool:
+def _is_builtin(op: Op) -> bool:
     """Whether what the op means is written in backlit."""
-    return all(f is None or (f.__module__ or "").split(".")[0] == "backlit" for f in (op.rule, op.scalar, op.vjp))
+    return all(f is None or is_own(f) for f in (op.rule, op.scalar, op.vjp))
 
 
 def _lines(graph: Graph) -> Iterator[str]:
-    if not all(_is_own(OPS[op]) for op in graph.ops if op in OPS):
+    if not all(_is_builtin(OPS[op]) for op in graph.ops if op in OPS):
         raise TypeError
     number: dict[Node, int] = {}
     for node in graph.nodes:

@@ -131,13 +131,6 @@ class Rows:
     nests: tuple[Nest, ...]
     arguments: tuple[Dtype, ...]
     slots: tuple[tuple[Dtype, int], ...]
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.space, self.nests, self.arguments, self.slots)))
-
-    def __hash__(self) -> int:
-        return self._hash
 
     @property
     def flops(self) -> int:
@@ -168,6 +161,8 @@ class Winograd(Nest):
     It is written as the product that it stands for: two loads, multiplied and summed over the window and the channels.
     But the weights are the 4 x 4 transformed ones, so that load only says where they start and how far apart they lie.
     """
+
+    __hash__ = Nest.__hash__  # or dataclass would make one that works it out again
 
     @property
     def convolution(self) -> Convolution:

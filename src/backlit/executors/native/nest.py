@@ -179,7 +179,7 @@ class NestWriter:
         self.everything = nest.prologue + nest.epilogue
         self.stage = self._stages()
         self.divisors = self._divisors()
-        self._loop = f.loop
+        self._loop: Callable[..., list[Value]] = f.loop
         self.check = {k: n for n, k in enumerate(k for k, i in enumerate(self.everything) if i.op == "gather")}
 
     def _stages(self) -> list[int]:
@@ -408,6 +408,14 @@ class NestWriter:
                 here.values[k] = self.value(k, i, here)
                 if k in self.divisors:
                     here.reciprocals[k] = here.values[k].reciprocal()
+
+    def _evaluate_epilogue(self, point: Point) -> None:
+        """All of the epilogue that is not known yet, at one place."""
+        for k in range(len(self.nest.prologue), len(self.everything)):
+            if k not in point.values:
+                i = self.everything[k]
+                with self.f.naming(i.hint or i.op):
+                    point.values[k] = self.value(k, i, point)
 
     def value(self, k: int, i: Instruction, here: Point) -> Value:
         """One instruction."""

@@ -346,13 +346,6 @@ class ProductWriter(NestWriter):
             new.pointers[k] = p.at(step, self.nest.arguments[i.argument])
         return new
 
-    def _evaluate_epilogue(self, point: Point) -> None:
-        for k in range(len(self.nest.prologue), len(self.everything)):
-            if k not in point.values:
-                i = self.everything[k]
-                with self.f.naming(i.hint or i.op):
-                    point.values[k] = self.value(k, i, point)
-
     # --- sums
 
     def _sum(

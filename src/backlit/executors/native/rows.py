@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 from backlit.executors.native.builder import Function, Module, kernel_function
@@ -190,11 +191,10 @@ class RowWriter(NestWriter):
         axes, target = len(whole.rows.space), whole.f.module.target
         inner, plan = inside(nest, axes, count, target)
         super().__init__(whole.f, inner, plan, ())
-        self._loop = self._written_out
+        self._loop = partial(whole.f.loop, written_out=row.written_out)
         self.row, self.counters = row, counters
         self.slots = len(whole.rows.arguments)  # the first of them
         self.steps = [i.place.strides[:axes] if i.place is not None else () for i in nest.prologue + nest.epilogue]
-        self.open = 0  # loops that the code being written is in
 
     def write(self) -> None:
         self.bases = {k: self._base(k) for k, i in enumerate(self.everything) if i.argument >= 0}
@@ -226,27 +226,6 @@ class RowWriter(NestWriter):
     def _origin(self, k: int) -> Value:
         return super()._origin(k) + self._moved(self.steps[k])
 
-    def _written_out(
-        self,
-        low: int | Value,
-        high: int | Value,
-        step: int,
-        body: Callable[..., Sequence[Value] | None],
-        carry: Sequence[Value] = (),
-        name: str = "i",
-    ) -> list[Value]:
-        """A loop, one turn after the other where the row is short."""
-        first, last = self.f.index(low).const, self.f.index(high).const
-        if not self.row.written_out and last - first > step:
-            self.open += 1
-            held = self.f.loop(low, high, step, body, carry, name)
-            self.open -= 1
-            return held
-        held = list(carry)
-        for i in range(first, last, step):
-            held = list(body(self.f.index(i), *held) or ())
-        return held
-
     def _enter(self, here: Point, axis: int, i: Value, lanes: int = 1, mask: Value | None = None) -> Point:
         new = here.copy()
         new.counters[axis] = i
@@ -270,7 +249,7 @@ class RowWriter(NestWriter):
         return i.argument, self.steps[k], self._place(k, here).const, lanes, step if lanes > 1 else 0, mask
 
     def _load(self, k: int, i: Instruction, here: Point) -> Value:
-        if self.open:
+        if _in_loop(here):
             return super()._load(k, i, here)
         key = self._key(k, i, here)
         if key not in self.row.values:
@@ -284,7 +263,7 @@ class RowWriter(NestWriter):
         def store() -> None:
             NestWriter._store(self, k, i, here, value)
 
-        if self.open:
+        if _in_loop(here):
             store()
             return
         key = self._key(k, i, here)
@@ -293,6 +272,11 @@ class RowWriter(NestWriter):
             self.row.late[key] = store
         else:
             store()
+
+
+def _in_loop(here: Point) -> bool:
+    """Whether the code is run several times for a row."""
+    return any(i.const is None for i in here.counters.values())
 
 
 def _length(code: Sequence[Instruction]) -> int:

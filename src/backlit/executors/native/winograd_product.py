@@ -15,10 +15,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from backlit.executors.native.builder import Function
+from backlit.executors.native.builder import Function, invoke_kernel
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, Winograd
-from backlit.executors.native.names import I64
 from backlit.executors.native.nest import NestWriter, Point, Schedule, emit_nest
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
@@ -114,7 +113,6 @@ class WinogradWriter(NestWriter):
         self.looped = sum(i.op != "number" for i in nest.epilogue) > _LONG
         if self.looped:
             self.square = f.slot(self.dtype, 4 * self.cut.lanes, "square")
-        self.row = f.slot(I64, 3, "row")
         emit_nest(f.module, self.products, products(nest, self.cut), [16])
 
     def _level(self, depth: int, here: Point) -> None:
@@ -180,9 +178,8 @@ class WinogradWriter(NestWriter):
         """The results of a block of squares in a block of columns."""
         f, cut = self.f, self.cut
         weights = here.pointers[1 - self.found.image].at(block * cut.width, self.dtype)
-        f.invoke(
-            self.products, [*self._given(self.image, weights, self.sums), f.index(0), f.index(16), *f.arguments[-2:]]
-        )
+        others = f.index(0), f.index(16), *f.arguments[-2:]
+        invoke_kernel(f, self.products, (self.image, weights, self.sums), others)
         columns = self.extents[self.found.columns]
         left = columns // cut.lanes - block * cut.vectors  # whole vectors
         whole = (left < cut.vectors).select(left, cut.vectors) if cut.count > 1 else left
@@ -203,14 +200,6 @@ class WinogradWriter(NestWriter):
 
         f.loop(0, count, 1, square, name="square")
 
-    def _given(self, *pointers: Value) -> Sequence[Value]:
-        """Pointers as a kernel is given them (`kernel_function`)."""
-        if self.f.module.inline:
-            return pointers
-        for k, pointer in enumerate(pointers):
-            self.f.line(f"store {pointer}, {self.row.at(k, I64)}, align 8")
-        return [self.row]
-
     def _results(self, here: Point, sums: Value) -> None:
         """A vector of columns of the four results of a square."""
         f, cut = self.f, self.cut
@@ -225,8 +214,8 @@ class WinogradWriter(NestWriter):
 
             def single(i: int, j: int) -> None:
                 point = self._moved(here, f.index(i), f.index(j))
-                point.values.update(shared)
-                self._epilogue(point, results[i][j])
+                point.values |= shared | {3: results[i][j]}
+                self._evaluate_epilogue(point)
                 shared.update({k: x for k, x in point.values.items() if self._is_of_columns(k)} if i == j == 0 else {})
 
             def line(i: int) -> None:
@@ -240,8 +229,9 @@ class WinogradWriter(NestWriter):
             f.store(value, self.square.at(n * cut.lanes, self.dtype))
 
         def one(i: Value, j: Value) -> None:
-            value = f.load(self.square.at((i * 2 + j) * cut.lanes, self.dtype), self.dtype, cut.lanes)
-            self._epilogue(self._moved(here, i, j), value)
+            point = self._moved(here, i, j)
+            point.values[3] = f.load(self.square.at((i * 2 + j) * cut.lanes, self.dtype), self.dtype, cut.lanes)
+            self._evaluate_epilogue(point)
 
         f.loop(0, down, 1, lambda i: f.loop(0, across, 1, lambda j: one(i, j), name="x") and None, name="y")
 
@@ -270,11 +260,3 @@ class WinogradWriter(NestWriter):
         """Whether the value is the same for the four results (a bias): it is loaded once."""
         i = self.everything[k]
         return i.op == "load" and not any(i.at.strides[a] for a in self.found.places)
-
-    def _epilogue(self, point: Point, value: Value) -> None:
-        point.values[3] = value
-        for k in range(len(self.nest.prologue), len(self.everything)):
-            if k not in point.values:
-                i = self.everything[k]
-                with self.f.naming(i.hint or i.op):
-                    point.values[k] = self.value(k, i, point)
