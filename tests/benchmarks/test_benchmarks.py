@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from benchmarks import agreement, givens, report, runners
+from benchmarks import agreement, givens, networks, report, runners
 from benchmarks.__main__ import app
 from benchmarks.measuring import Result, Timing
 from benchmarks.workloads import WORKLOADS, ConvNet, LeNet5, Lstm, Mlp, Transformer
@@ -114,3 +115,19 @@ def test_what_is_unknown_is_refused_before_anything_runs(arguments, said):
     found = CliRunner().invoke(app, arguments)
     assert found.exit_code == 2
     assert said in found.output
+
+
+def test_odd_networks_beside_neat_ones(monkeypatch):
+    pairs = [("xor", (Mlp((2, 8, 1), "tanh"), 4), (Mlp((3, 7, 1), "tanh"), 5))]
+    monkeypatch.setattr(networks, "PAIRS", pairs)
+    app = typer.Typer()
+    app.command()(networks.main)
+    done = CliRunner().invoke(app, ["xor", "--seconds", "0"])
+    assert done.exit_code == 0, done.output
+    assert "3-7-1" in done.output
+    assert "2-8-1" in done.output
+    assert CliRunner().invoke(app, ["nothing"]).exit_code == 2
+
+
+def test_odd_networks_are_beside_workloads_that_exist():
+    assert [odd.batch for _, odd in networks.pairs("")] == [odd[1] for *_, odd in networks.PAIRS]
