@@ -55,7 +55,7 @@ def checked(f, *arguments, found=1, target="avx512", shares=(1, 2, 3)):
 
 SIZES = [
     (4, 16, 16, 32, 64), (7, 13, 10, 33, 65), (2, 31, 17, 40, 24), (9, 5, 4, 48, 130), (3, 4, 7, 4, 6),
-    (1, 32, 30, 17, 48), (3, 9, 11, 200, 96),
+    (1, 32, 30, 17, 48), (3, 9, 11, 200, 96), (5, 11, 8, 17, 17), (5, 8, 7, 34, 18),
 ]  # fmt: skip
 
 
@@ -70,10 +70,11 @@ def test_its_numbers_are_those_of_the_sums(f, size, dtype):
 
 
 @pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("columns", [37, 34])
 @pytest.mark.parametrize("target", ["avx2", "sse2"])
-def test_on_other_processors(target):
+def test_on_other_processors(target, columns):
     normal = programs.Normal("float32")
-    checked(convolved, normal(3, 13, 14, 21), normal(3, 3, 21, 37), target=target)
+    checked(convolved, normal(3, 13, 14, 21), normal(3, 3, 21, columns), target=target)
 
 
 @pytest.mark.usefixtures("everywhere")
@@ -236,11 +237,11 @@ def test_what_is_no_number_stays_within_the_squares_that_see_it():
 
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("size", [(8, 9), (7, 8), (9, 7), (10, 10)], ids=str)
-@pytest.mark.parametrize("channels", [48, 37])
-def test_nothing_outside_of_the_arguments_is_read(size, channels):
+@pytest.mark.parametrize(("channels", "columns"), [(48, 37), (37, 37), (37, 34), (48, 33)])
+def test_nothing_outside_of_the_arguments_is_read(size, channels, columns):
     """The arguments end where memory may not be read."""
     normal = programs.Normal("float32")
-    arguments = [normal(20, *size, channels), normal(3, 3, channels, 37)]
+    arguments = [normal(20, *size, channels), normal(3, 3, channels, columns)]
     graph = bl.trace(lambda x, w: ops.conv(x, w), *arguments)
     assert len(kernels(graph)) == 1
     with_walls = [_before_a_wall(a) for a in arguments]

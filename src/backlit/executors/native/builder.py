@@ -101,6 +101,11 @@ class Function:
         """A mask of so many lanes, of which the first `count` are switched on."""
         return self.constants([i < count for i in range(lanes)], BOOL)
 
+    def last(self, count: int) -> tuple[int, Value | None]:
+        """Lanes of a vector for a row's last `count` elements: as few as hold them, under a mask where that is more."""
+        lanes = 1 << (count - 1).bit_length()
+        return lanes, None if lanes == count else self.first(lanes, count)
+
     def slot(self, dtype: np.dtype[Any], count: int, hint: str) -> Value:
         """Memory on the stack for `count` elements."""
         name = f"%{self.fresh(hint)}"

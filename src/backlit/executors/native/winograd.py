@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from backlit.executors.native.index import Affine
+from backlit.executors.native.storage import ALIGNMENT
 
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 
@@ -30,6 +31,7 @@ RESULTS: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 """A^T: of the results."""
 
 SIZE = 3  # places in a window along each axis
+_FEW = 2  # columns whose direct sums take less than half a vector in 16 products
 
 
 def transposed(matrix: Matrix) -> Matrix:
@@ -73,6 +75,17 @@ def window_axes(
         return None
     first, second = sorted(found, key=lambda pair: -strides[pair[0]])
     return first, second
+
+
+def whole_lines(n: int, itemsize: int) -> int:
+    """n elements in whole lines of memory."""
+    return -(-n * itemsize // ALIGNMENT) * ALIGNMENT // itemsize
+
+
+def left_over(columns: int, itemsize: int) -> int:
+    """How many of the columns are left over by vectors and so few that their direct sums cost less."""
+    rest = columns % (ALIGNMENT // itemsize)
+    return rest if rest <= _FEW and rest < columns else 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ the thread's stack and stays in its second-level cache.
 
 Where the results are odd in number, the last square of a row or column is only partly there: what lies outside of the
 image is not read, and what belongs to results outside is not used.
+
+One or two columns that are left over by the vectors would cost half a vector in all 16 products. They are summed
+directly instead, channels in vectors, while the image under a square is near.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from backlit.executors.native.kernels import Instruction, Nest, Winograd
 from backlit.executors.native.nest import NestWriter, Point, Schedule, emit_nest
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
-from backlit.executors.native.winograd import IMAGE, RESULTS, transformed
+from backlit.executors.native.winograd import IMAGE, RESULTS, SIZE, left_over, transformed, whole_lines
 
 _ROOM = 768 * 1024  # bytes of what a block needs on the stack
 _MOST = 64  # squares in a block
@@ -39,6 +42,7 @@ class Blocks:
     """How the work is cut: squares in a block, vectors in a block of columns and how many such blocks there are.
 
     The transformed image is 16 matrices of `image` elements, a row for each square; so are the sums, of `sums`.
+    The products have `columns`; those after them are summed directly.
     """
 
     squares: int
@@ -48,6 +52,7 @@ class Blocks:
     deep: int  # elements of a row of the transformed image: its channels in whole vectors
     image: int
     sums: int
+    columns: int
 
     @property
     def width(self) -> int:
@@ -59,16 +64,16 @@ def blocks(nest: Winograd, target: Target, lengths: Sequence[int]) -> Blocks:
     found, extents, itemsize = nest.convolution, nest.space + nest.reduced, nest.prologue[3].dtype.itemsize
     lanes = target.lanes(itemsize)
     deep = -(-extents[found.channels] // lanes) * lanes
-    wide = -(-extents[found.columns] // lanes)
+    columns = extents[found.columns] - left_over(extents[found.columns], itemsize)
+    wide = -(-columns // lanes)
     vectors = min(range(min(3, wide), min(_WIDE, wide) + 1), key=lambda v: (-(-wide // v) * v, v < 4, v))
     inner = math.prod(squares_along(nest, axis) for axis in range(len(nest.space)) if axis != found.columns)
     split = split_of(nest)
     longest = inner // squares_along(nest, split) * _squares(nest, split, max(lengths))
     most = max(1, min(_MOST, _ROOM // (16 * itemsize * (deep + vectors * lanes)), longest))
     squares = -(-longest // -(-longest // most))
-    return Blocks(
-        squares, vectors, -(-wide // vectors), lanes, deep, squares * deep + lanes, squares * vectors * lanes + lanes
-    )
+    image, sums = squares * deep + lanes, squares * vectors * lanes + lanes
+    return Blocks(squares, vectors, -(-wide // vectors), lanes, deep, image, sums, columns)
 
 
 def squares_along(nest: Winograd, axis: int) -> int:
@@ -94,7 +99,7 @@ def products(nest: Winograd, cut: Blocks) -> Nest:
         Instruction("sum", (2,), dtype),
     )
     store = Instruction("store", (3,), dtype, argument=2, place=sums)
-    width = cut.width if cut.count > 1 else nest.space[found.columns]
+    width = cut.width if cut.count > 1 else cut.columns
     channels = (nest.space + nest.reduced)[found.channels]
     return Nest((16, cut.squares, width), (channels,), code, (store,), (dtype,) * 3)
 
@@ -107,7 +112,7 @@ class WinogradWriter(NestWriter):
         self.found, self.split, self.products = nest.convolution, split_of(nest), f"{f.name}_products"
         super().__init__(f, nest, Schedule(self.found.columns, self.cut.lanes, 1, self.split), lengths)
         self.squares = {a: squares_along(nest, a) for a in range(len(nest.space)) if a != self.found.columns}
-        self.dtype = nest.prologue[3].dtype
+        self.dtype, self.channels = nest.prologue[3].dtype, self.extents[self.found.channels]
         self.image = f.slot(self.dtype, 16 * self.cut.image, "image")
         self.sums = f.slot(self.dtype, 16 * self.cut.sums, "sums")
         self.looped = sum(i.op != "number" for i in nest.epilogue) > _LONG
@@ -127,7 +132,7 @@ class WinogradWriter(NestWriter):
         def block(first: Value) -> None:
             left = last - first
             count = (left < size).select(left, size)
-            f.loop(0, count, 1, lambda i: self._transform(self._square(here, first + i), i), name="square")
+            f.loop(0, count, 1, lambda i: self._image(self._square(here, first + i), i), name="square")
             f.loop(0, self.cut.count, 1, lambda c: self._columns(here, first, count, c), name="column")
 
         f.loop(begin * each, last, size, block, name="block")
@@ -143,23 +148,56 @@ class WinogradWriter(NestWriter):
 
     # --- the image
 
-    def _transform(self, here: Point, row: Value) -> None:
-        """The 4 x 4 numbers of all channels under one square."""
-        f, cut, image = self.f, self.cut, self.everything[self.found.image]
-        channels = self.extents[self.found.channels]
+    def _image(self, here: Point, row: Value) -> None:
+        """All that is done while the image under one square is near."""
+        image = self.everything[self.found.image]
         down, across = (self._steps(here, n, image) for n in (0, 1))
+        places = [[here.pointers[self.found.image].at(i + j, self.dtype) for j in across] for i in down]
+        self._transform(places, row)
+        first, columns = self.cut.columns, self.extents[self.found.columns]
+        self.f.loop(first, columns, 1, lambda c: self._directly(here, places, c, c - first), name="rest")
 
-        def vector(c: Value, mask: Value | None = None) -> None:
-            start = here.pointers[self.found.image].at(c, self.dtype)
-            grid = [[f.load(start.at(i + j, self.dtype), self.dtype, cut.lanes, mask) for j in across] for i in down]
+    def _transform(self, places: Sequence[Sequence[Value]], row: Value) -> None:
+        """The 4 x 4 numbers of all channels under one square."""
+        f, cut = self.f, self.cut
+
+        def vector(c: Value, lanes: int, mask: Value | None) -> None:
+            grid = [[f.load(p.at(c, self.dtype), self.dtype, lanes, mask) for p in line] for line in places]
             target = self.image.at(row * cut.deep + c, self.dtype)
             for n, value in enumerate(v for line in transformed(IMAGE, grid) for v in line):
                 f.store(value, target.at(n * cut.image, self.dtype))
 
-        whole = channels - channels % cut.lanes
-        f.loop(0, whole, cut.lanes, vector, name="channel")
-        if whole < channels:
-            vector(f.index(whole), f.first(cut.lanes, channels - whole))
+        whole = self.channels - self.channels % cut.lanes
+        f.loop(0, whole, cut.lanes, lambda c: vector(c, cut.lanes, None), name="channel")
+        if whole < self.channels:
+            vector(f.index(whole), *f.last(self.channels - whole))
+
+    def _directly(self, here: Point, places: Sequence[Sequence[Value]], column: Value, number: Value) -> None:
+        """The four results of a square in one column, as sums of products."""
+        f, cut = self.f, self.cut
+        step = self.everything[1 - self.found.image].at.strides[self.found.inside[1]]
+        pitch = whole_lines(self.channels, self.dtype.itemsize)
+        weights = here.pointers[1 - self.found.image].at(number * (SIZE**2 * pitch) + 16 * step, self.dtype)
+
+        def added(c: Value, *sums: Value, lanes: int = cut.lanes, mask: Value | None = None) -> list[Value]:
+            grid = [[f.load(p.at(c, self.dtype), self.dtype, lanes, mask) for p in line] for line in places]
+            found = list(sums)
+            for k in range(SIZE**2):
+                w = f.load(weights.at(c + k * pitch, self.dtype), self.dtype, lanes, mask)
+                for n in range(4):
+                    found[n] = f.fma(grid[n // 2 + k // SIZE][n % 2 + k % SIZE], w, found[n])
+            return found
+
+        whole = self.channels - self.channels % cut.lanes
+        nothing = [f.const(0.0, self.dtype, cut.lanes)] * 4
+        totals = [self._across("sum", s) for s in f.loop(0, whole, cut.lanes, added, nothing, "channel")]
+        if whole < self.channels:
+            lanes, mask = f.last(self.channels - whole)
+            nothing = [f.const(0.0, self.dtype, lanes)] * 4
+            rest = added(f.index(whole), *nothing, lanes=lanes, mask=mask)
+            totals = [a + self._across("sum", b) for a, b in zip(totals, rest, strict=True)]
+        new = self._enter(here, self.found.columns, column)
+        self._results(new, [totals[:2], totals[2:]])
 
     def _steps(self, here: Point, n: int, image: Instruction) -> list[Value]:
         """From a square's first place to its four places down or across; the last may be outside: then another one."""
@@ -180,34 +218,33 @@ class WinogradWriter(NestWriter):
         weights = here.pointers[1 - self.found.image].at(block * cut.width, self.dtype)
         others = f.index(0), f.index(16), *f.arguments[-2:]
         invoke_kernel(f, self.products, (self.image, weights, self.sums), others)
-        columns = self.extents[self.found.columns]
-        left = columns // cut.lanes - block * cut.vectors  # whole vectors
+        left = cut.columns // cut.lanes - block * cut.vectors  # whole vectors
         whole = (left < cut.vectors).select(left, cut.vectors) if cut.count > 1 else left
-        tail = columns % cut.lanes
+        tail = cut.columns % cut.lanes
 
         def square(i: Value) -> None:
             at = self._square(here, first + i)
             sums = self.sums.at(i * cut.width, self.dtype)
 
-            def vector(v: Value, mask: Value | None = None) -> None:
+            def vector(v: Value, lanes: int = cut.lanes, mask: Value | None = None) -> None:
                 new = self._enter(at, self.found.columns, block * cut.width + v * cut.lanes)
-                new.lanes, new.mask = cut.lanes, mask
-                self._results(new, sums.at(v * cut.lanes, self.dtype))
+                new.lanes, new.mask = lanes, mask
+                self._results(new, self._transformed_back(sums.at(v * cut.lanes, self.dtype), lanes))
 
             f.loop(0, whole, 1, vector, name="vector")
             if tail:
-                f.when(whole < cut.vectors, lambda: vector(whole, f.first(cut.lanes, tail)), "rest")
+                f.when(whole < cut.vectors, lambda: vector(whole, *f.last(tail)), "rest")
 
         f.loop(0, count, 1, square, name="square")
 
-    def _results(self, here: Point, sums: Value) -> None:
-        """A vector of columns of the four results of a square."""
+    def _transformed_back(self, sums: Value, lanes: int) -> list[list[Value]]:
+        """A vector of columns of the four results of a square, from its 4 x 4 sums."""
+        places = [[sums.at((4 * i + j) * self.cut.sums, self.dtype) for j in range(4)] for i in range(4)]
+        return transformed(RESULTS, [[self.f.load(p, self.dtype, lanes) for p in line] for line in places])
+
+    def _results(self, here: Point, results: Sequence[Sequence[Value]]) -> None:
+        """What follows the four results of a square, in a vector of columns or a single one."""
         f, cut = self.f, self.cut
-        grid = [
-            [f.load(sums.at((4 * i + j) * cut.sums, self.dtype), self.dtype, cut.lanes) for j in range(4)]
-            for i in range(4)
-        ]
-        results = transformed(RESULTS, grid)
         down, across = (self._inside(here, axis) for axis in self.found.places)
         if not self.looped:
             shared: dict[int, Value] = {}
@@ -230,7 +267,7 @@ class WinogradWriter(NestWriter):
 
         def one(i: Value, j: Value) -> None:
             point = self._moved(here, i, j)
-            point.values[3] = f.load(self.square.at((i * 2 + j) * cut.lanes, self.dtype), self.dtype, cut.lanes)
+            point.values[3] = f.load(self.square.at((i * 2 + j) * cut.lanes, self.dtype), self.dtype, here.lanes)
             self._evaluate_epilogue(point)
 
         f.loop(0, down, 1, lambda i: f.loop(0, across, 1, lambda j: one(i, j), name="x") and None, name="y")

@@ -10,7 +10,15 @@ from backlit.executors.native.body import Body
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Buffer, Call, Instruction, Winograd
 from backlit.executors.native.storage import ALIGNMENT
-from backlit.executors.native.winograd import WEIGHTS, Convolution, convolution, transformed
+from backlit.executors.native.winograd import (
+    SIZE,
+    WEIGHTS,
+    Convolution,
+    convolution,
+    left_over,
+    transformed,
+    whole_lines,
+)
 from backlit.ir import Type
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 # Cycles of a processor that multiplies and adds one vector of 64 bytes a cycle:
 _IMAGE = 60  # for 16 vectors of an image, which are loaded, transformed and stored
 _RESULTS = 60  # for 16 vectors of sums, which are loaded, transformed and used
+_REST = 60  # for the four direct sums of a column that is left over, besides their products
 _WEIGHTS = 350  # for 9 vectors of weights, and until all threads have read the 16 that they become
 _CALL = 20_000  # for one more kernel that all threads wait for
 _GAIN = 1.2  # times faster that it has to be
@@ -32,7 +41,8 @@ def transformed_weights(
 ) -> tuple[Buffer, tuple[int, Affine]] | None:
     """Memory for the weights of a convolution and the load that they replace; None where the product stays one.
 
-    The call that transforms them is added to `before`: they are 16 matrices of channels by columns.
+    The call that transforms them is added to `before`: they are 16 matrices of channels by columns. After them come, as
+    they are, the weights of the columns that are left over, 9 rows of channels for each.
     """
     p, q = (body.code[k] for k in operands)
     if p is q or p.op != "load" or q.op != "load" or p.dtype.kind != "f" or p.dtype.itemsize < 4 or p.dtype != q.dtype:
@@ -46,22 +56,29 @@ def transformed_weights(
         return None
     k = operands[1 - found.image]
     load = body.code[k]
-    source, line = body.arguments[load.argument], ALIGNMENT // load.dtype.itemsize
-    width = -(-columns // line) * line
+    source, itemsize = body.arguments[load.argument], load.dtype.itemsize
+    rest, line = left_over(columns, itemsize), ALIGNMENT // itemsize
+    width, pitch = whole_lines(columns - rest, itemsize), whole_lines(channels, itemsize)
     size = channels * width + line  # of a matrix: its rows never lie evenly with those of the next one
-    to = body.lowering.scratch(Type(load.dtype, (16 * size + SLACK // load.dtype.itemsize,)), f"{source.name} 4x4")
-    work = Body(body.lowering, (channels, columns), ())
-    steps = [load.at.strides[axis] for axis in found.inside]
-    own = (load.at.strides[found.channels], load.at.strides[found.columns])
-    grid = [
-        [_Term(work, work.load(source, Affine(load.at.offset + i * steps[0] + j * steps[1], own))) for j in range(3)]
-        for i in range(3)
+    room = 16 * size + SIZE**2 * rest * pitch + SLACK // itemsize
+    to = body.lowering.scratch(Type(load.dtype, (room,)), f"{source.name} 4x4")
+    step, across = (load.at.strides[axis] for axis in (found.channels, found.columns))
+    places = [
+        load.at.offset + i * load.at.strides[found.inside[0]] + j * load.at.strides[found.inside[1]]
+        for i in range(SIZE)
+        for j in range(SIZE)
     ]
+    work = Body(body.lowering, (channels, columns - rest), ())
+    terms = [_Term(work, work.load(source, Affine(place, (step, across)))) for place in places]
+    grid = [terms[k : k + SIZE] for k in range(0, SIZE**2, SIZE)]
     for n, term in enumerate(t for row in transformed(WEIGHTS, grid) for t in row):
         work.store_into(to, term.number, Affine(n * size, (width, 1)))
-    call = work.call_of(tuple(group.roots), to.name)
-    assert call is not None
-    before.append(call)
+    plain = Body(body.lowering, (rest, channels), ())
+    for n, place in enumerate(places):
+        value = plain.load(source, Affine(place + (columns - rest) * across, (across, step)))
+        plain.store_into(to, value, Affine(16 * size + n * pitch, (SIZE**2 * pitch, 1)))
+    calls = [w.call_of(tuple(group.roots), to.name) for w in (work, plain)]
+    before += [call for call in calls if call is not None]
     body.kind, body.limits = Winograd, ()
     body.apart = (*found.places, *found.inside, found.channels, found.columns)
     strides = [0] * len(extents)
@@ -77,10 +94,16 @@ def gain(found: Convolution, space: tuple[int, ...], reduced: tuple[int, ...], i
     places = [extents[axis] for axis in found.places]
     images = math.prod(space) // (columns * math.prod(places))
     squares = images * math.prod(-(-n // 2) for n in places)
-    deep, wide = (-(-n * itemsize // ALIGNMENT) for n in (channels, columns))
-    step = channels * -(-2 * columns * itemsize // ALIGNMENT) / 2  # the last vector of columns may be half of one
-    own = squares * (16 * step + _IMAGE * deep + _RESULTS * wide) + _WEIGHTS * channels * wide + _CALL
-    return images * math.prod(places) * 9 * step / own
+    rest = left_over(columns, itemsize)
+    deep, wide, all_wide = (_vectors(n, itemsize) for n in (channels, columns - rest, columns))
+    square = 16 * channels * wide + _IMAGE * deep + _RESULTS * wide + rest * (36 * deep + _REST)
+    own = squares * square + _WEIGHTS * channels * wide + _CALL
+    return images * math.prod(places) * 9 * channels * all_wide / own
+
+
+def _vectors(n: int, itemsize: int) -> float:
+    """Of 64 bytes; the last one may be half of one."""
+    return -(-2 * n * itemsize // ALIGNMENT) / 2
 
 
 def _needed(body: Body) -> float:
