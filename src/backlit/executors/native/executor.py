@@ -23,12 +23,17 @@ from backlit.ops.record import OPS
 
 
 class Native(Executor):
-    """Runs every op, compiled for a target: by default, for the machine at hand."""
+    """Runs every op, compiled for a target: by default, for the machine at hand.
+
+    `winograd=False` takes every convolution as the sums that it is: slower, but with the least rounding errors, and
+    infinities stay what they are.
+    """
 
     name = "native"
 
-    def __init__(self, target: str = "host") -> None:
+    def __init__(self, target: str = "host", *, winograd: bool = True) -> None:
         self.target: Target = known(target)
+        self.winograd = winograd
 
     def supports(self, op: str) -> bool:
         return op in OPS and (
@@ -54,7 +59,7 @@ class Native(Executor):
     def plan(self, graph: Graph) -> Plan:
         """The kernels that a graph becomes, in order. Print it."""
         self.refuse_unsupported(graph)
-        found = plan(prepared(graph))
+        found = plan(prepared(graph), winograd=self.winograd)
         found.text = table(found, self.target, shares_for(found))
         return found
 
@@ -68,11 +73,14 @@ class Native(Executor):
 
     def compile(self, graph: Graph, donate: Sequence[int] = ()) -> Run:
         self.refuse_unsupported(graph)
-        code = compiled(graph, self.target, lambda: plan(prepared(graph), donate, sources=False), "call", *donate)
-        return Compiled(graph, code)
+
+        def make() -> Plan:
+            return plan(prepared(graph), donate, sources=False, winograd=self.winograd)
+
+        return Compiled(graph, compiled(graph, self.target, make, "call", self.winograd, *donate))
 
     def compile_loop(self, step: Graph, carry: int, rows: int) -> RunLoop:
-        steps = Steps(step, carry, rows, self.target, self.refuse_unsupported)
+        steps = Steps(step, carry, rows, self.target, self.refuse_unsupported, self.winograd)
         if not isinstance(step, Derived):
             steps.check_step()
         return steps

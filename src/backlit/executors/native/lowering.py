@@ -44,7 +44,8 @@ _WORTH_TURNING = 6  # uses of each number of a turned operand, below which dot p
 class Lowering:
     """Turns the groups of a fusion into calls.
 
-    `buffers` has the memory of every input, constant and stored node but those that have `destinations`.
+    `buffers` has the memory of every input, constant and stored node but those that have `destinations`. Convolutions
+    may be taken by Winograd's method unless `winograd` is off.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Lowering:
         buffers: Mapping[Any, Buffer],
         destinations: Mapping[Node, Destination],
         scratch: Callable[..., Buffer],
+        winograd: bool,
     ) -> None:
-        self.names = names
+        self.names, self.winograd = names, winograd
         self.fusion, self.buffers, self.destinations, self.scratch = fusion, buffers, destinations, scratch
         self._filled = {d.target for d in destinations.values()}  # by those that compute what is in it
         self.now = 0  # the position of the group that is being lowered
@@ -75,7 +77,7 @@ class Lowering:
             made = self._nest(group)
             if made is None:
                 return self.before
-            return [*self.before, *(in_parts(made, self.scratch) if group.roots else [made])]
+            return [*self.before, *(in_parts(made, self.scratch, self.winograd) if group.roots else [made])]
         (root,) = group.roots
         found: list[Call | None] = getattr(self, f"_{root.op}")(root)
         return [c for c in found if c is not None]
@@ -150,7 +152,8 @@ class Lowering:
 
         x, y = body.value(a, at(left)), body.value(b, at(right))
         body.limits = _limits(a, at(left), body)
-        changed = transformed_weights(body, (x, y), group, self.before) or self._turned(body, (x, y), result, group)
+        changed = transformed_weights(body, (x, y), group, self.before) if self.winograd else None
+        changed = changed or self._turned(body, (x, y), result, group)
         if changed is not None:
             packed, (k, place) = changed
             body.code[k] = Instruction(

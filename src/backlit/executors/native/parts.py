@@ -28,11 +28,11 @@ _SHORT = 256  # of so many steps at least, which take far longer than to store t
 _ROOM = 1 << 20  # elements of all parts together: they stay in the caches
 
 
-def in_parts(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
+def in_parts(call: Call, scratch: Callable[[Type, str], Buffer], winograd: bool) -> list[Call]:
     """The call, or the two calls that do the same."""
     nest = call.kernel
     assert isinstance(nest, Nest)
-    transformed = by_winograd(call, scratch)
+    transformed = by_winograd(call, scratch) if winograd else None
     if transformed is not None:
         made, place = transformed
         return [*made, _whole(call, nest, [3], [place])]

@@ -114,11 +114,12 @@ def _reach(kernel: Nest | Rows) -> list[int]:
 class Planner:
     """Collects the buffers and constants of one program.
 
-    Without `sources` nothing is named after the variables of the user's source, which need not be read then.
+    Without `sources` nothing is named after the variables of the user's source, which need not be read then. Without
+    `winograd` that method is not used.
     """
 
-    def __init__(self, sources: bool = True) -> None:
-        self.sources = sources
+    def __init__(self, sources: bool = True, winograd: bool = True) -> None:
+        self.sources, self.winograd = sources, winograd
         self.constants: list[np.ndarray[Any, np.dtype[Any]]] = []
         self._constants: dict[int, Buffer] = {}
 
@@ -170,7 +171,7 @@ class Planner:
                     for i, t in enumerate(node.types):
                         key = (node, i) if len(node.types) > 1 else node
                         buffers[key] = wanted.get(key) or self.arena(t, f"{names[node]}[{i}]")
-        lowering = Lowering(fusion, names, buffers, elsewhere, self.arena)
+        lowering = Lowering(fusion, names, buffers, elsewhere, self.arena, self.winograd)
         steps: list[Any] = []
         missing: set[Node] = set()
         lowering.now = -1
@@ -263,9 +264,9 @@ def _key(node: Node) -> Any:
     return (node.inputs[0], node.params["index"]) if node.op == "item" else node
 
 
-def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True) -> Plan:
+def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True, winograd: bool = True) -> Plan:
     """The program of a graph whose inputs and outputs are separate arrays; `donate` numbers inputs to overwrite."""
-    planner = Planner(sources)
+    planner = Planner(sources, winograd)
     names = graph.names(sources)
     inputs = [Buffer(n.type, names[n], "input", k) for k, n in enumerate(graph.inputs)]
     outputs = [Buffer(n.type, f"result {k}", "output", k) for k, n in enumerate(graph.outputs)]
@@ -279,7 +280,7 @@ def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True) -> Plan
     return Plan(graph, steps, planner.constants, memory.place(steps), taken)
 
 
-def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True) -> Plan:
+def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True, winograd: bool = True) -> Plan:
     """A program that runs `step` any number of times.
 
     The inputs of `step` are the carried values, `shared` values that stay, and values that come row by row from arrays
@@ -287,7 +288,7 @@ def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True) -> Pla
     table the inputs are the shared arrays and the arrays of rows, the outputs the carried values (which hold the old
     ones when it starts) and the arrays of kept rows.
     """
-    planner = Planner(sources)
+    planner = Planner(sources, winograd)
     names = step.names(sources)
     given = step.inputs[carry:]
     types = [Type(n.type.dtype, n.type.shape if k < shared else (1, *n.type.shape)) for k, n in enumerate(given)]

@@ -29,10 +29,17 @@ class Steps:
     """A step that can be run many times; compiled once for each set of data shapes."""
 
     def __init__(
-        self, step: Graph, carry: int, rows: int, target: Target, refuse: Callable[[Graph], None] = refuse_leaks
+        self,
+        step: Graph,
+        carry: int,
+        rows: int,
+        target: Target,
+        refuse: Callable[[Graph], None] = refuse_leaks,
+        winograd: bool = True,
     ) -> None:
         """`refuse` raises where the step cannot be compiled. A derived one is not looked at before it has to be."""
         self.step, self.carry, self.rows, self.target, self.refuse = step, carry, rows, target, refuse
+        self.winograd = winograd
         self._codes: dict[tuple[int, ...], Code] = {}
         state, batches = step.source.inputs[:carry], step.source.inputs[carry:]
         self._state = [n.type.dtype for n in state], [n.type.shape for n in state]
@@ -102,7 +109,7 @@ class Steps:
             return found
         with self._lock:
             if key not in self._codes:
-                how = "loop", self.carry, *lengths
+                how = "loop", self.winograd, self.carry, *lengths
                 self._codes[key] = compiled(self.step, self.target, lambda: self.plan(lengths, sources=False), *how)
             return self._codes[key]
 
@@ -110,7 +117,7 @@ class Steps:
         """The plan of the loop for data sets of these lengths."""
         self.check_step()
         whole = with_gathers(self.step, self.carry, lengths)
-        return plan_loop(prepared(whole), self.carry, len(lengths), sources)
+        return plan_loop(prepared(whole), self.carry, len(lengths), sources, self.winograd)
 
 
 def with_gathers(step: Graph, carry: int, lengths: Sequence[int]) -> Graph:
