@@ -8,6 +8,9 @@ where d is a tile of 4x4 places of the image and dY the 2x2 places of the result
 At each of the 16 places of a transformed tile that is a product of matrices, channels of the one by channels of the
 other, summed over the tiles. A few tiles at a time are transformed into memory that stays in the caches, as do the 16
 matrices of sums. All sums are taken in parts, which threads share; what follows (`parts`) adds the parts.
+
+One or two columns that are left over by vectors, which run along the channels of the second operand, would cost half
+a vector in each row. Their sums are the rows of a product of their own, in which vectors run along the first operand.
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 
-from backlit.executors.native.builder import Function, Module, kernel_function
+from backlit.executors.native.builder import Function, Module, invoke_kernel, kernel_function
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, WinogradSum
 from backlit.executors.native.names import I64, POINTER
-from backlit.executors.native.nest import Point
+from backlit.executors.native.nest import Point, emit_nest
 from backlit.executors.native.product import Ahead, ProductWriter
 from backlit.executors.native.tiling import LINE, Tiling, tiling
 from backlit.executors.native.value import Value
-from backlit.executors.native.winograd import IMAGE, RESULTS, WEIGHTS, transformed, transposed
+from backlit.executors.native.winograd import IMAGE, RESULTS, WEIGHTS, left_over, transformed, transposed
 
 _NEAR = 24 * 1024  # bytes of transformed tiles at one place that stay in the first-level cache
 _PLACES = 16  # of a transformed tile
@@ -56,28 +59,33 @@ class _Writer:
         self.step = [self.tiles * p + apart for p in self.pitch]
         self.f = f = kernel_function(module, name, ["x", "y", "result"])
         self.product = f"{name}_product"
+        self.rest = left_over(kernel.channels[1], itemsize)
+        self.columns = kernel.channels[1] - self.rest  # of the product
         self._write_product()
         self.next = f.slot(I64, 2 * self.tiles, "next")
         self.near = [f.slot(self.dtype, _PLACES * s, "near") for s in self.step]
         self.sums = f.slot(self.dtype, _PLACES * kernel.channels[0] * self.pitch[1], "sums")
+        if self.rest:
+            self.rest_sums = f.slot(self.dtype, _PLACES * self.rest * self.pitch[0], "rest_sums")
+            emit_nest(module, f"{name}_rest", self._nest((1, 0), self.rest, kernel.channels[0]), [_PLACES])
         self.odd = [n % 2 == 1 for n in kernel.size]
         self.zeros = f.slot(self.dtype, max(self.pitch), "zeros")
 
     def _write_product(self) -> None:
         """The function of the products: `(tiles of operands 0 and 1, sums, first and last place, next tiles)`."""
         parameters = [(POINTER, p) for p in ("x", "y", "sums")] + [(I64, "begin"), (I64, "end"), (POINTER, "next")]
-        module, nest = self.f.module, self._nest()
+        module, nest = self.f.module, self._nest((0, 1), self.kernel.channels[0], self.columns)
         cut = tiling(nest, module.target)
         assert cut is not None
         _Product(Function(module, self.product, parameters), nest, cut, self.kernel).write()
 
-    def _nest(self) -> Nest:
-        """At each place the sums over a few tiles, added to those before them."""
-        (rows, columns), pitch, step, t = self.kernel.channels, self.pitch, self.step, self.dtype
-        place = Affine(0, (rows * pitch[1], pitch[1], 1, 0))
+    def _nest(self, operands: tuple[int, int], rows: int, columns: int) -> Nest:
+        """At each place the sums over a few tiles, added to those before them: rows of one operand by columns."""
+        (a, b), t = operands, self.dtype
+        place = Affine(0, (rows * self.pitch[b], self.pitch[b], 1, 0))
         prologue = (
-            Instruction("load", (), t, argument=0, place=Affine(0, (step[0], 1, 0, pitch[0]))),
-            Instruction("load", (), t, argument=1, place=Affine(0, (step[1], 0, 1, pitch[1]))),
+            Instruction("load", (), t, argument=0, place=Affine(0, (self.step[a], 1, 0, self.pitch[a]))),
+            Instruction("load", (), t, argument=1, place=Affine(0, (self.step[b], 0, 1, self.pitch[b]))),
             Instruction("multiply", (0, 1), t),
             Instruction("sum", (2,), t),
         )
@@ -107,14 +115,21 @@ class _Writer:
         channels = [n * c for n, c in zip(numbers, kernel.channels, strict=True)]
         sources = [p.at(c, self.dtype) for p, c in zip(f.arguments[:2], channels, strict=True)]
         self._clear(self.sums, _PLACES * kernel.channels[0] * self.pitch[1])
+        if self.rest:
+            self._clear(self.rest_sums, _PLACES * self.rest * self.pitch[0])
         low, high = (p * self.count // kernel.parts for p in (part, part + 1))
 
         def some(first: Value) -> None:
             f.loop(0, self.some, 1, lambda i: self._piece(sources, first + i, high, i * self.wide), name="piece")
             f.loop(0, self.some, 1, lambda i: self._note(sources, first + i + self.some, i * self.wide), name="next")
             f.invoke(self.product, [*self.near, self.sums, f.index(0), f.index(_PLACES), self.next])
+            if self.rest:
+                rest = self.near[1].at(self.columns, self.dtype), self.near[0], self.rest_sums
+                invoke_kernel(f, f"{f.name}_rest", rest, [f.index(0), f.index(_PLACES), *f.arguments[-2:]])
 
         f.loop(low, high, self.some, some, name="some")
+        if self.rest:
+            f.loop(0, _PLACES * kernel.channels[0], 1, self._join, name="join")
         step, *_, row = kernel.result
         self._store(f.arguments[2].at(part * step + channels[0] * row + channels[1], self.dtype))
 
@@ -166,13 +181,13 @@ class _Writer:
 
         self.f.loop(0, self.wide, 1, tile, name="next_tile")
 
-    def _each_vector(self, operand: int, body: Callable[[Value, Value | None], None]) -> None:
-        """body(channel, mask) for the vectors of an operand's channels."""
+    def _each_vector(self, operand: int, body: Callable[[Value, int, Value | None], None]) -> None:
+        """body(channel, lanes, mask) for the vectors of an operand's channels."""
         f, n, lanes = self.f, self.kernel.channels[operand], self.lanes
         whole = n - n % lanes
-        f.loop(0, whole, lanes, lambda c: body(c, None), name="c")
+        f.loop(0, whole, lanes, lambda c: body(c, lanes, None), name="c")
         if n % lanes:
-            body(f.index(whole), f.first(lanes, n % lanes))
+            body(f.index(whole), *f.last(n % lanes))
 
     def _tile(self, operand: int, corner: Value, down: Value, right: Value, number: Value) -> None:
         """One tile of an operand, transformed."""
@@ -187,8 +202,8 @@ class _Writer:
                 if odd and k == width - 1:
                     pixels[i][j] = end.select(self.zeros, pixels[i][j])
 
-        def vector(c: Value, mask: Value | None) -> None:
-            grid = [[f.load(p.at(c, self.dtype), self.dtype, self.lanes, mask) for p in row] for row in pixels]
+        def vector(c: Value, lanes: int, mask: Value | None) -> None:
+            grid = [[f.load(p.at(c, self.dtype), self.dtype, lanes, mask) for p in row] for row in pixels]
             self._put(operand, number, c, [v for row in transformed(transform, grid) for v in row])
 
         self._each_vector(operand, vector)
@@ -199,17 +214,25 @@ class _Writer:
         for k, v in enumerate(values):
             self.f.store(v, pointer.at(k * self.step[operand], self.dtype))
 
+    def _join(self, row: Value) -> None:
+        """The sums of the columns that are left over to those of a row of the others."""
+        place, i = row // self.kernel.channels[0], row % self.kernel.channels[0]
+        for k in range(self.rest):
+            source = self.rest_sums.at(place * (self.rest * self.pitch[0]) + i + k * self.pitch[0], self.dtype)
+            target = self.sums.at(row * self.pitch[1] + (self.columns + k), self.dtype)
+            self.f.store(self.f.load(source, self.dtype), target)
+
     def _store(self, target: Value) -> None:
         """The sums of a unit, transformed back."""
         f, kernel, pitch = self.f, self.kernel, self.pitch[1]
         rows = kernel.channels[0]
 
         def row(r: Value) -> None:
-            def vector(c: Value, mask: Value | None) -> None:
+            def vector(c: Value, lanes: int, mask: Value | None) -> None:
                 source = self.sums.at(r * pitch + c, self.dtype)
                 place = target.at(r * kernel.result[3] + c, self.dtype)
                 at = [[source.at((4 * i + j) * rows * pitch, self.dtype) for j in range(4)] for i in range(4)]
-                grid = [[f.load(p, self.dtype, self.lanes) for p in line] for line in at]
+                grid = [[f.load(p, self.dtype, lanes) for p in line] for line in at]
                 for i, line in enumerate(transformed(transposed(WEIGHTS), grid)):
                     for j, v in enumerate(line):
                         to = place.at(i * kernel.result[1] + j * kernel.result[2], self.dtype)
