@@ -26,7 +26,7 @@ class Adam(Descent):
 
     ε stands outside the root and after the correction of v, as in the algorithm, PyTorch and optax; TensorFlow and
     Keras have the form of the end of section 2, with ε̂ = ε √(1 - β₂ᵗ). In float32 the corrections of the first steps
-    are exact to about 3e-5, because 1 - β₂ᵗ cancels.
+    are exact to about 2e-5, because β₂ is rounded and 1 - β₂ᵗ cancels.
     """
 
     learning_rate: float | Schedule = rate(0.001)
