@@ -10,7 +10,8 @@ import pytest
 
 import backlit as bl
 from backlit import ops
-from backlit.executors.native import Native, winograd_weights
+from backlit.executors import Native
+from backlit.executors.native import winograd_weights
 from backlit.executors.native.kernels import Winograd, WinogradSum
 from backlit.executors.reference import Reference
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,7 @@ class NestWriter:
             write(self.lengths[0])
             return
         for length in self.lengths:
-            self.f.when((self.end - self.begin) == length, lambda n=length: write(n), f"share{length}")  # type: ignore[misc]
+            self.f.when((self.end - self.begin) == length, partial(write, length), f"share{length}")
 
     def _level(self, depth: int, here: Point) -> None:
         """Everything from loop `depth` of the outer loops on."""

@@ -16,6 +16,7 @@ A small program is one function (`whole`), any other one a list of calls as data
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from backlit.executors.native import blocks
@@ -74,7 +75,7 @@ class Program:
 
     def _writing(self) -> Iterator[Callable[[], None]]:
         for call in self.plan.calls():
-            yield lambda call=call: self._kernel(call)  # type: ignore[misc]
+            yield partial(self._kernel, call)
         yield self._entry
 
     @property

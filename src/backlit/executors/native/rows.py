@@ -120,7 +120,7 @@ class RowsWriter:
             if len(lengths) == 1:
                 self._rows([(*counters, whole)], rest)
             else:
-                f.when(high - whole == rest, lambda n=rest: self._rows([(*counters, whole)], n), "rest")  # type: ignore[misc]
+                f.when(high - whole == rest, partial(self._rows, [(*counters, whole)], rest), "rest")
 
     def _rows(self, places: Sequence[tuple[Value, ...]], count: int) -> None:
         """All nests on each of some rows, or on a block of `count` rows.
