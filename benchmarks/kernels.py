@@ -37,7 +37,7 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     from backlit.executors.native.plan import counted
     from backlit.executors.native.steps import Steps
     from backlit.executors.native.target import known
-    from backlit.pytree import flatten
+    from backlit.pytree import leaves
     from backlit.train.feeding import ROLES, Stretch
 
     given = givens.make(workload)
@@ -48,9 +48,7 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
     data = [epoch.data[r] for r in ROLES if r in epoch.data]
     loop = step.run
     assert isinstance(loop, Steps)
-    carried, _ = loop.storage.arrays()
-    for new, old in zip(carried, flatten(trainer.moment.carry)[0], strict=True):
-        np.copyto(new, old)
+    carried = leaves(trainer.moment.carry)
     steps = len(epoch.rows)
     watched = [np.empty((steps, *o.type.shape), o.type.dtype) for o in step.graph.outputs[len(carried) :]]
     lengths = [len(d) for d in data]

@@ -54,7 +54,7 @@ def prepare(workload: Workload, givens: Givens) -> Callable[[], Sequence[Any]]:
 
     def train() -> Sequence[Any]:
         nonlocal carry
-        carry, sums = trainer.program("train", epoch)(carry, epoch)
+        carry, sums = trainer.program("train", epoch)(carry, epoch, donate=True)
         total, weight = sums["loss"]
         return total / weight
 

@@ -95,6 +95,10 @@ class DataError(Error, ValueError):
     """Data that cannot be learned from as it is: wrong shapes, words in a number column, missing or infinite values."""
 
 
+class DonationError(Error, ValueError):
+    """An array that was given away to be written over, and cannot be: read-only, say, or needed for something else."""
+
+
 class CheckpointError(Error, ValueError):
     """A file that is no model or checkpoint of ours, is damaged, or does not belong to what it is loaded into."""
 

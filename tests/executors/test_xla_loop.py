@@ -66,6 +66,16 @@ def test_one_compilation_serves_every_number_of_steps(monkeypatch):
     assert len(COMPILED) == before
 
 
+def test_a_state_that_is_given_away_stays_as_it_is():
+    graph, state, data = line_step()
+    run, rows = XLA().compile_loop(graph, 1, 2), np.arange(10).reshape(10, 1)
+    first, _ = run(state, data, rows, donate=True)
+    wanted, _ = run(first, data, rows)
+    second, _ = run(first, data, rows, donate=True)  # read-only, as everything that it gives back
+    assert not state[0].any()
+    np.testing.assert_array_equal(second[0], wanted[0])
+
+
 def test_a_program_has_room_for_what_fits_into_memory():
     wide = np.zeros((2**18, 3))
     large = bl.trace(lambda n, x: (n + 1, x), np.zeros((), np.int64), wide)

@@ -209,8 +209,8 @@ class Faulty(Reference):
     def compile_loop(self, step, carry, rows):
         loop = super().compile_loop(step, carry, rows)
 
-        def wrong(state, data, index):
-            state, watched = loop(state, data, index)
+        def wrong(state, data, index, **how):
+            state, watched = loop(state, data, index, **how)
             watched[0][...] = np.nan
             return state, watched
 

@@ -328,9 +328,9 @@ def test_an_epoch_is_one_call_for_each_size_of_batch(monkeypatch):
         def compile_loop(self, step, carry, rows):
             loop = super().compile_loop(step, carry, rows)
 
-            def counted(state, data, index):
+            def counted(state, data, index, **how):
                 calls.append(index.shape)
-                return loop(state, data, index)
+                return loop(state, data, index, **how)
 
             return counted
 

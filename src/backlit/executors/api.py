@@ -17,7 +17,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,7 +27,15 @@ from backlit.tracing import refuse_leaks
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Run: TypeAlias = Callable[..., list[Array]]
-RunLoop: TypeAlias = Callable[[Sequence[Array], Sequence[Array], Array], tuple[list[Array], list[Array]]]
+
+
+class RunLoop(Protocol):
+    """What `compile_loop` gives."""
+
+    def __call__(
+        self, carry: Sequence[Array], data: Sequence[Array], row_index: Array, /, *, donate: bool = False
+    ) -> tuple[list[Array], list[Array]]: ...
+
 
 _KNOWN = {
     "reference": "backlit.executors.reference:Reference",
@@ -77,7 +85,8 @@ class Executor(ABC):
     def compile(self, graph: Graph, donate: Sequence[int] = ()) -> Run:
         """A function from the graph's inputs to the list of its outputs.
 
-        `donate` numbers inputs whose memory the function may overwrite. Raises UnsupportedError for an op it lacks.
+        `donate` numbers inputs whose memory the function may overwrite. Raises UnsupportedError for an op it lacks; the
+        function raises DonationError where one that it overwrites shares memory with another argument.
         """
 
     @abstractmethod
@@ -86,15 +95,26 @@ class Executor(ABC):
 
         step        a graph of `carry` state inputs and `rows` minibatch inputs; its first `carry` outputs are the new
                     state, of the same types
-        run         (carry, data, row_index) -> (carry, watched): `data` holds `rows` arrays whose rows are examples,
-                    `row_index` (steps, batch) integers says which rows make each minibatch, `watched` are the other
-                    outputs of step, one row a step. Of several processes each gives `row_index` the columns of its
-                    `processes.part(batch)`, and its own `data` to which they refer
+        run         (carry, data, row_index, donate) -> (carry, watched): `data` holds `rows` arrays whose rows are
+                    examples, `row_index` (steps, batch) integers says which rows make each minibatch, `watched` are the
+                    other outputs of step, one row a step. Of several processes each gives `row_index` the columns of
+                    its `processes.part(batch)`, and its own `data` to which they refer
 
         Nothing that is given is changed. An array that cannot be written to (`flags.writeable` is False) must not
         change by other ways either while it lives: an executor may keep a copy where it computes, and use that in the
         next call. All others are read anew in each call.
+
+        With `donate` the carry is given away: use what the call gives back from then on, not what it was given. An
+        executor that computes in the caller's memory updates these very arrays and gives them back, so no state is
+        copied; they have to be writeable, C-contiguous and aligned, and to share no memory with one another, `data` or
+        `row_index`, else it raises DonationError before anything runs. KeyboardInterrupt then leaves in them the state
+        after a whole number of steps, IndexingError a state of no use. An executor that computes elsewhere leaves them
+        as they are.
         """
+
+    def copies(self, arrays: Sequence[Array]) -> list[Array]:
+        """Copies of arrays, such as a first carry, where the programs of this executor work on them best."""
+        return [np.array(a) for a in arrays]
 
     @abstractmethod
     def supports(self, op: str) -> bool:

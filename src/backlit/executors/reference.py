@@ -34,7 +34,9 @@ class Reference(Executor):
         check_step(step, carry, rows)
         run = self.compile(step)
 
-        def loop(state: Sequence[Array], data: Sequence[Array], row_index: Array) -> tuple[list[Array], list[Array]]:
+        def loop(
+            state: Sequence[Array], data: Sequence[Array], row_index: Array, *, donate: bool = False
+        ) -> tuple[list[Array], list[Array]]:
             state = list(state)
             watched = [np.empty((len(row_index), *o.type.shape), o.type.dtype) for o in step.outputs[carry:]]
             for t, chosen in enumerate(row_index):

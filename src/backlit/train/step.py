@@ -19,7 +19,7 @@ import numpy as np
 
 from backlit import ops
 from backlit.errors import Error
-from backlit.executors.api import Executor
+from backlit.executors.api import Executor, RunLoop
 from backlit.ir import Derived, Graph
 from backlit.nn import metrics
 from backlit.nn.losses import Loss
@@ -222,13 +222,17 @@ class Program:
     """A compiled step for batches of one kind: its graph, and how to run several steps of it."""
 
     graph: Graph
-    run: Callable[..., tuple[list[Array], list[Array]]]
+    run: RunLoop
     carried: Structure
     watched: Structure
 
-    def __call__(self, carry: Tree, stretch: Stretch) -> tuple[Tree, Tree]:
-        """The carried values after the steps, and the watched ones, one row a step."""
-        state, rows = self.run(leaves(carry), [stretch.data[r] for r in ROLES if r in stretch.data], stretch.rows)
+    def __call__(self, carry: Tree, stretch: Stretch, donate: bool = False) -> tuple[Tree, Tree]:
+        """The carried values after the steps, and the watched ones, one row a step.
+
+        With `donate` the carry is given away, to be updated where it lies: see `Executor.compile_loop`.
+        """
+        data = [stretch.data[r] for r in ROLES if r in stretch.data]
+        state, rows = self.run(leaves(carry), data, stretch.rows, donate=donate)
         return unflatten(self.carried, state), unflatten(self.watched, rows)
 
 

@@ -18,6 +18,7 @@ from backlit import ops
 from backlit.errors import CheckpointError, DataError, Error
 from backlit.executors.api import Executor, Processes, get
 from backlit.ir import Graph
+from backlit.pytree import flatten, unflatten
 from backlit.train import agreement, checks
 from backlit.train.arrays import is_memory_mapped
 from backlit.train.callbacks import Callback, as_callback
@@ -92,13 +93,14 @@ class Trainer:
         self.objective = Objective(net, losses.get(loss), *metrics_by_name(metrics), penalty)
         losses.refuse_probabilities(self.objective.loss, net.layers)
         self.history = History()
-        held = _copy(net.params), _copy(net.state)
         key = ops.random.key(0)  # that of the seed, as soon as a run begins
-        self.moment = Moment((*held, self.optimizer.init(held[0]), key, np.zeros((), np.uint32)))
+        carry = dict(net.params), dict(net.state), self.optimizer.init(net.params), key, np.zeros((), np.uint32)
+        arrays, _, structure = flatten(carry)
+        self.moment = Moment(unflatten(structure, self.executor.copies(arrays)))
         self.epoch_start = self.moment
         self.plan: Plan | None = None
         self.stopped = ""
-        self._given = held  # what the network held when last they agreed
+        self._given = self.moment.carry[:2]  # what the network held when last they agreed
         self.pending = False  # whether a run has begun and not ended
         self.rollbacks = 0  # in the present epoch
         self._resumed = False  # whether that was in another process

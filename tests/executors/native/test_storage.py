@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import Native
-from backlit.executors.native.storage import Storage, block
+from backlit.executors.native.storage import Storage, block, storage
 from backlit.ir import Type
 
 F32 = np.dtype(np.float32)
@@ -62,3 +65,22 @@ def test_a_loop_leaves_what_it_gave_out_and_takes_back_what_was_given_up():
         state, _ = loop(state, data, rows)
         places.add(state[0].ctypes.data)
     assert len(places) <= 3
+
+
+def test_programs_of_one_kind_of_state_share_its_memory_and_none_outlives_them():
+    types = [Type(F32, (11,)), Type(F32, (3, 7))]
+    mine, gone = storage(types), weakref.ref(storage(types))
+    assert gone() is mine
+    held = mine.copies([np.ones(11, np.float32), np.ones((3, 7), np.float32)])[0][1]
+    place = held.ctypes.data
+    del mine
+    assert gone() is not None  # what it gave out may come back
+    del held
+    gc.collect()
+    assert gone() is None
+    found = Native().copies([np.ones(t.shape, np.float32) for t in types])
+    place = found[1].ctypes.data
+    loop = Native().compile_loop(bl.trace(lambda a, b: (a, b), *found), 2, 0)
+    del found
+    state, _ = loop([np.zeros(t.shape, np.float32) for t in types], [], np.zeros((2, 0), np.int64))
+    assert state[1].ctypes.data == place

@@ -3,14 +3,21 @@
 A loop's new carry, or a result for which an input was given away, has memory of its own at first (`fresh`). It takes
 the memory of the old value (`old`) when nothing can tell the difference: one call writes it, no later call reads the
 old value, and that call itself reads the old value only at the element that it is about to write.
+
+A caller that gives arrays away says that nobody else can tell the difference either; `donated` checks what can be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import count
+from typing import Any, NoReturn
 
+from backlit.errors import DonationError
+from backlit.executors.api import Array
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest
+from backlit.executors.native.storage import addresses
+from backlit.ir import Node
 
 
 def reuse(steps: Sequence[Any], pairs: Iterable[tuple[Buffer, Buffer]]) -> dict[Buffer, Buffer]:
@@ -91,3 +98,36 @@ def _replace(steps: Sequence[Any], fresh: Buffer, old: Buffer) -> None:
             _replace([*step.start, *step.calls, *step.moves], fresh, old)
         else:
             step.arguments = tuple((old if b is fresh else b, o) for b, o in step.arguments)
+
+
+def donated(
+    inputs: Sequence[Node], arrays: Sequence[Array], others: Sequence[Array], places: Sequence[int]
+) -> list[int]:
+    """The addresses of the arrays that were given away for these inputs.
+
+    `others` is what the program reads besides, C-contiguous, and `places` its addresses. Raises DonationError for an
+    array that cannot be written to where it lies, or whose memory anything else has a part of.
+    """
+    for k, array in enumerate(arrays):
+        if not array.flags.carray:
+            why = "its elements do not lie one after the other, aligned" if array.flags.writeable else "it is read-only"
+            _refuse(inputs[k], why)
+    found = addresses(arrays)
+    spans = sorted(zip([*found, *places], [a.nbytes for a in (*arrays, *others)], count()))
+    written, read, last = 0, 0, 0  # where those so far end, and the number of the last one that is written
+    for start, size, k in spans:
+        if not size:
+            continue
+        mine = k < len(found)
+        if start < written or (mine and start < read):
+            _refuse(inputs[k if mine else last], "it shares memory with another argument")
+        if mine:
+            written, last = start + size, k
+        else:
+            read = max(read, start + size)
+    return found
+
+
+def _refuse(node: Node, why: str) -> NoReturn:
+    what = node.name or f"the {node.type} that was given away"
+    raise DonationError(f"{what} cannot be updated where it lies: {why}", fix="give away a copy, or nothing")

@@ -11,14 +11,16 @@ from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments
 from backlit.executors.native import jit
 from backlit.executors.native.code import Code, compiled, shares_for, usable
 from backlit.executors.native.convolution import prepared
+from backlit.executors.native.donation import donated
 from backlit.executors.native.fusion import BLOCKS, VIEWS
 from backlit.executors.native.kernels import COMBINERS
 from backlit.executors.native.plan import Plan, plan
 from backlit.executors.native.program import Program
 from backlit.executors.native.steps import Steps
+from backlit.executors.native.storage import addresses, storage
 from backlit.executors.native.table import table
 from backlit.executors.native.target import Target, known
-from backlit.ir import Derived, Graph
+from backlit.ir import Derived, Graph, Type
 from backlit.ops.record import OPS
 
 
@@ -85,6 +87,10 @@ class Native(Executor):
             steps.check_step()
         return steps
 
+    def copies(self, arrays: Sequence[Array]) -> list[Array]:
+        """As for every executor: from cache lines on, in large pages, side by side."""
+        return storage([Type(a.dtype, a.shape) for a in arrays]).copies(arrays)[0]
+
 
 class Compiled:
     """A graph as a function of arrays."""
@@ -98,6 +104,15 @@ class Compiled:
     def __call__(self, *arrays: Array) -> list[Array]:
         check_arguments(self.graph.inputs, arrays)
         given = [usable(a, writeable=k in self._given_away) for k, a in enumerate(arrays)]
+        if self._given_away:
+            self._refuse_shared(given)
         results = [np.empty(shape, dtype) if k is None else given[k] for k, shape, dtype in self._outputs]
         self.code.run([*given, *results], 0, 1)
         return results
+
+    def _refuse_shared(self, given: Sequence[Array]) -> None:
+        """Raise DonationError where an input that is written over shares memory with another one."""
+        taken = sorted(self._given_away)
+        others = [a for k, a in enumerate(given) if k not in self._given_away]
+        nodes, arrays = [self.graph.inputs[k] for k in taken], [given[k] for k in taken]
+        donated(nodes, arrays, others, addresses(others))

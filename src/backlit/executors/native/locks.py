@@ -1,4 +1,4 @@
-"""Locks that a forked child finds open, whoever held them in its parent.
+"""Waiting for other threads: locks that a forked child finds open, whoever held them in its parent; and patience.
 
 The thread that would open them again does not live on in the child. So the rule that holds: what such a lock guards is
 whole at any moment; the lock only keeps two threads from doing the same work, or from taking the same thing.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 
 
 class Lock:
@@ -27,6 +28,22 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def patiently(wait: Callable[[], object]) -> None:
+    """Wait to the end even if an interrupt comes meanwhile, and raise it then.
+
+    What is waited for works on memory of the caller. `wait` is called again after an interrupt.
+    """
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            wait()
+            break
+        except KeyboardInterrupt as e:
+            interrupt = e
+    if interrupt is not None:
+        raise interrupt
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from backlit.executors.native.locks import Lock
+from backlit.executors.native.locks import Lock, patiently
 
 ROOM = 4 << 20  # bytes
 
@@ -57,13 +57,17 @@ def started(work: Callable[[], None], name: str) -> threading.Thread:
 def elsewhere(work: Callable[[], None]) -> None:
     """Do the work on a thread with enough room, and wait for it. What it raises is raised here."""
     raised: list[BaseException] = []
+    done = threading.Event()  # an interrupted `Thread.join` may take the thread for one that has ended
 
     def caught() -> None:
         try:
             work()
         except BaseException as e:
             raised.append(e)
+        finally:
+            done.set()
 
-    started(caught, "backlit").join()
+    started(caught, "backlit")
+    patiently(done.wait)
     if raised:
         raise raised[0]

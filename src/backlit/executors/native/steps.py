@@ -15,9 +15,10 @@ from backlit.errors import ShapeError
 from backlit.executors.api import Array, check_step
 from backlit.executors.native.code import Code, compiled, usable
 from backlit.executors.native.convolution import prepared
+from backlit.executors.native.donation import donated
 from backlit.executors.native.locks import Lock
 from backlit.executors.native.plan import Plan, plan_loop
-from backlit.executors.native.storage import Layout, Storage, address
+from backlit.executors.native.storage import Layout, address, storage
 from backlit.executors.native.target import Target
 from backlit.ir import Graph, Type, make_node, substitute
 from backlit.tracing import input_node, refuse_leaks
@@ -45,23 +46,25 @@ class Steps:
         self._state = [n.type.dtype for n in state], [n.type.shape for n in state]
         self._rows = [n.type.dtype for n in batches], [n.type.shape[1:] for n in batches]
         self._batch = batches[0].type.shape[0] if batches else 0
-        self.storage = Storage([n.type for n in state])
+        self.storage = storage([n.type for n in state])
         self._watched_types = step.types[carry:]
         self._room = -1, Layout([])  # where watched outputs lie, for a number of steps
         self._lock = Lock()
 
     def __call__(
-        self, state: Sequence[Array], data: Sequence[Array], row_index: Array
+        self, state: Sequence[Array], data: Sequence[Array], row_index: Array, *, donate: bool = False
     ) -> tuple[list[Array], list[Array]]:
         self._check(state, data, row_index)
         code = self.code([len(d) for d in data])
         steps = len(row_index)
-        carried, places = self.storage.arrays()
-        for new, old in zip(carried, state, strict=True):
-            new[...] = old
-        watched, kept = self._watched(steps)
         given = [*(usable(d) for d in data), np.ascontiguousarray(row_index, np.int64)]
-        addresses = [*map(address, given), *places, *kept]
+        addresses = [*map(address, given)]
+        if donate:
+            carried, places = list(state), donated(self.step.source.inputs, state, given, addresses)
+        else:
+            carried, places = self.storage.copies(state)
+        watched, kept = self._watched(steps)
+        addresses += places + kept
         held = given, carried, watched
         done = 0
         while done < steps:

@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import os
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.api import Array
-from backlit.executors.native.locks import Lock
 from backlit.ir import Type
 
 ALIGNMENT = 64
@@ -74,6 +74,15 @@ def address(array: Any) -> int:
         return int(array.ctypes.data)
 
 
+def addresses(arrays: Sequence[Any]) -> list[int]:
+    """Those of several arrays, quicker where all can be written to."""
+    start, element = ctypes.addressof, ctypes.c_char.from_buffer
+    try:
+        return [start(element(a)) for a in arrays]
+    except (TypeError, ValueError):
+        return [*map(address, arrays)]
+
+
 class Layout:
     """Arrays of a list of types, side by side in one block, each from a cache line on."""
 
@@ -92,25 +101,45 @@ class Layout:
 
 
 class Storage:
-    """Blocks for the arrays of one list of types; one whose arrays have been given up is used again."""
+    """Blocks for the arrays of one list of types; one whose arrays have been given up is used again.
+
+    While training alternates between two blocks, those of one more state may be given up: that many are kept.
+    """
 
     def __init__(self, types: Sequence[Type]) -> None:
         self._layout = Layout(types)
-        self._lent: list[tuple[Any, Any]] = []  # blocks, and who holds each: gone when its arrays are given up
-        self._lock = Lock()
+        self.free: deque[Any] = deque(maxlen=2)
 
     def arrays(self) -> tuple[list[Array], list[int]]:
         """An array of each type and their addresses; their contents are arbitrary."""
-        with self._lock:
-            lent: list[tuple[Any, Any]] = []
-            free: Any = None
-            for memory, holder in self._lent:
-                if holder() is None:
-                    free = memory
-                else:
-                    lent.append((memory, holder))
-            chosen: Any = block(max(1, self._layout.size)) if free is None else free
-            base: Any = np.frombuffer(memoryview(chosen), np.uint8)  # the base of all arrays: it dies with the last
-            lent.append((chosen, weakref.ref(base)))
-            self._lent = lent
+        try:
+            chosen = self.free.pop()
+        except IndexError:
+            chosen = block(max(1, self._layout.size))
+        base: Any = np.frombuffer(memoryview(chosen), np.uint8)  # the base of all arrays: it dies with the last
+        holder = weakref.ref(base, _take_back)
+        _lent[id(holder)] = holder, chosen, self
         return self._layout.arrays(base)
+
+    def copies(self, arrays: Sequence[Array]) -> tuple[list[Array], list[int]]:
+        """Copies of arrays of these types, and their addresses."""
+        found = self.arrays()
+        for new, old in zip(found[0], arrays, strict=True):
+            new[...] = old
+        return found
+
+
+_lent: dict[int, tuple[Any, Any, Storage]] = {}  # who holds each block, and where it goes back to
+
+
+def _take_back(holder: Any, lent: dict[int, tuple[Any, Any, Storage]] = _lent) -> None:
+    _, memory, owner = lent.pop(id(holder))
+    owner.free.append(memory)
+
+
+_storages: weakref.WeakValueDictionary[tuple[Type, ...], Storage] = weakref.WeakValueDictionary()
+
+
+def storage(types: Sequence[Type]) -> Storage:
+    """The storage of a list of types: one for all programs that are in use, and for what they gave out."""
+    return _storages.setdefault(tuple(types), Storage(types))

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 
 from backlit.executors.native import stack
+from backlit.executors.native.locks import patiently
 
 
 def _processors() -> int:
@@ -97,30 +98,21 @@ class Pool:
                 self._helpers.append(_Helper(len(self._helpers) + 1))
             old = _pin(0)
             started = self._helpers[: threads - 1]
+
+            def wait() -> None:
+                for helper in started:
+                    helper.wait()
+
             for helper in started:
                 helper.start(lambda n: work(n, threads))
             try:
                 work(0, threads)
             finally:
-                _wait_for_all(started)
+                patiently(wait)
                 if old is not None:
                     os.sched_setaffinity(0, old)
         finally:
             self._busy.release()
-
-
-def _wait_for_all(helpers: list[_Helper]) -> None:
-    """Wait even if an interrupt comes meanwhile: the helpers work on memory that the caller is about to give up."""
-    interrupt: KeyboardInterrupt | None = None
-    for helper in helpers:
-        while True:
-            try:
-                helper.wait()
-                break
-            except KeyboardInterrupt as e:
-                interrupt = e
-    if interrupt is not None:
-        raise interrupt
 
 
 class _Helper:

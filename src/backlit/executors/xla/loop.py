@@ -54,7 +54,7 @@ class Loop:
         self.programs: dict[tuple[tuple[int, ...], ...], jax.stages.Compiled] = {}
 
     def __call__(
-        self, state: Sequence[Array], data: Sequence[Array], row_index: Array
+        self, state: Sequence[Array], data: Sequence[Array], row_index: Array, *, donate: bool = False
     ) -> tuple[list[Array], list[Array]]:
         refuse_rows(data, row_index)
         steps, batch = row_index.shape

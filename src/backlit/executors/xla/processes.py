@@ -60,7 +60,7 @@ class PartLoop(Loop):
     """`compile_loop` of one step in several processes. The data on the devices is (steps, batch, ...)."""
 
     def __call__(
-        self, state: Sequence[Array], data: Sequence[Array], row_index: Array
+        self, state: Sequence[Array], data: Sequence[Array], row_index: Array, *, donate: bool = False
     ) -> tuple[list[Array], list[Array]]:
         refuse_rows(data, row_index)
         return together(lambda: super(PartLoop, self).__call__(state, data, row_index))
