@@ -15,12 +15,16 @@ from backlit.executors.native.index import row_major
 from backlit.executors.native.kernels import Buffer, Call, Nest, WinogradSum
 from backlit.executors.native.names import F32, F64
 from backlit.executors.native.tiling import is_product, pieces
-from backlit.executors.native.winograd import SIZE, window_axes
+from backlit.executors.native.winograd import SIZE, left_over, vectors, window_axes
 from backlit.ir import Type
 
 _ROWS, _WIDTH = 64, 512  # channels of the first operand, and bytes of the second's, whose sums stay in the caches
 _UNITS = 8  # equal pieces of work at least, for threads to share
-_CHANNEL, _TILE, _SUM = 100, 4500, 300  # multiplications that take as long as what a channel, a tile, a sum cost
+_FEW = 8  # channels of which products take less time, however many places there are
+_GAIN = 1.2  # times faster that it has to be
+# Cycles of a processor that multiplies and adds one vector of 64 bytes a cycle:
+_TILE = 60  # for a vector of a tile's channels, which is loaded, transformed and stored
+_SUM = 110  # for a vector of a part's sums at all places, which is cleared, added to and transformed back
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,16 @@ class Gradient:
     batch: tuple[int, ...]
     size: tuple[int, int]
 
-    def is_quick(self, parts: int) -> bool:
-        """Whether the multiplications that are saved take longer than the transforms."""
-        channels = [o.channels for o in self.operands]
-        lines, product = math.prod(self.batch), math.prod(channels)
-        tiles = lines * math.prod(-(-n // 2) for n in self.size)
-        saved = (SIZE**2 * lines * math.prod(self.size) - (SIZE + 1) ** 2 * tiles) * product
-        return saved > tiles * (_CHANNEL * sum(channels) + _TILE) + _SUM * parts * product
+    def is_quick(self, parts: int, itemsize: int) -> bool:
+        """Whether it takes less time than products, by a simple model of the cycles of both."""
+        rows, columns = (o.channels for o in self.operands)
+        images, rest = math.prod(self.batch), left_over(columns, itemsize)
+        tiles = images * math.prod(-(-n // 2) for n in self.size)
+        high, wide = (vectors(n, itemsize) for n in (rows, columns))
+        product = rows * vectors(columns - rest, itemsize) + rest * high
+        own = tiles * ((SIZE + 1) ** 2 * product + _TILE * (high + wide)) + _SUM * parts * rows * wide
+        gain = images * math.prod(self.size) * SIZE**2 * rows * wide / own
+        return min(rows, columns) >= _FEW and gain >= _GAIN
 
 
 def by_winograd(call: Call, scratch: Callable[[Type, str], Buffer]) -> tuple[list[Call], Buffer] | None:
@@ -68,7 +75,7 @@ def by_winograd(call: Call, scratch: Callable[[Type, str], Buffer]) -> tuple[lis
     dtype, (x, y) = nest.prologue[3].dtype, found.operands
     rows, columns = pieces(x.channels, _ROWS), pieces(y.channels, _WIDTH // dtype.itemsize)
     parts = max(2, -(-_UNITS // (sum(n for n, _ in rows) * sum(n for n, _ in columns))))
-    if not found.is_quick(parts):
+    if not found.is_quick(parts, dtype.itemsize):
         return None
     memory = scratch(Type(dtype, (parts, *nest.space)), f"{call.label} part")
     made, loads = [], [nest.prologue[o.load] for o in found.operands]

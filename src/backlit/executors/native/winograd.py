@@ -82,6 +82,11 @@ def whole_lines(n: int, itemsize: int) -> int:
     return -(-n * itemsize // ALIGNMENT) * ALIGNMENT // itemsize
 
 
+def vectors(n: int, itemsize: int) -> float:
+    """Vectors of 64 bytes that hold n elements; the last one may be half of one."""
+    return -(-2 * n * itemsize // ALIGNMENT) / 2
+
+
 def left_over(columns: int, itemsize: int) -> int:
     """How many of the columns are left over by vectors and so few that their direct sums cost less."""
     rest = columns % (ALIGNMENT // itemsize)

@@ -17,6 +17,7 @@ from backlit.executors.native.winograd import (
     convolution,
     left_over,
     transformed,
+    vectors,
     whole_lines,
 )
 from backlit.ir import Type
@@ -95,15 +96,10 @@ def gain(found: Convolution, space: tuple[int, ...], reduced: tuple[int, ...], i
     images = math.prod(space) // (columns * math.prod(places))
     squares = images * math.prod(-(-n // 2) for n in places)
     rest = left_over(columns, itemsize)
-    deep, wide, all_wide = (_vectors(n, itemsize) for n in (channels, columns - rest, columns))
+    deep, wide, all_wide = (vectors(n, itemsize) for n in (channels, columns - rest, columns))
     square = 16 * channels * wide + _IMAGE * deep + _RESULTS * wide + rest * (36 * deep + _REST)
     own = squares * square + _WEIGHTS * channels * wide + _CALL
     return images * math.prod(places) * 9 * channels * all_wide / own
-
-
-def _vectors(n: int, itemsize: int) -> float:
-    """Of 64 bytes; the last one may be half of one."""
-    return -(-2 * n * itemsize // ALIGNMENT) / 2
 
 
 def _needed(body: Body) -> float:
