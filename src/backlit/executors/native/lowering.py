@@ -28,6 +28,7 @@ from backlit.executors.native.kernels import (
     Search,
     Sort,
 )
+from backlit.executors.native.panel import turned_operand
 from backlit.executors.native.parts import in_parts
 from backlit.executors.native.winograd_weights import transformed_weights
 from backlit.ir import Node, Type
@@ -56,9 +57,11 @@ class Lowering:
         destinations: Mapping[Node, Destination],
         scratch: Callable[..., Buffer],
         winograd: bool,
+        fixed: Sequence[Buffer] = (),
     ) -> None:
         self.names, self.winograd = names, winograd
         self.fusion, self.buffers, self.destinations, self.scratch = fusion, buffers, destinations, scratch
+        self.fixed = fixed  # what is the same at each step of the loop that is being lowered
         self._filled = {d.target for d in destinations.values()}  # by those that compute what is in it
         self.now = 0  # the position of the group that is being lowered
         self.before: list[Call] = []  # what the kernel that is being lowered needs first
@@ -172,7 +175,8 @@ class Lowering:
         """Memory for an operand written so that an axis of the product's result goes through it by neighbours.
 
         Needed when no axis does so already (the gradient of x in x w is g wT, which runs through the rows of w): then
-        the smaller operand that has a last axis of the result is copied first, that axis innermost.
+        the smaller operand that has a last axis of the result is copied first, that axis innermost. Not where the
+        product does so itself, panel by panel; but what is the same at each step of a loop is turned before it.
         """
         outer = len(body.space)
         if operands[0] == operands[1] or any(body.code[k].op != "load" for k in operands) or not body.reduced:
@@ -198,6 +202,9 @@ class Lowering:
         if best is None:
             return None
         elements, which, column = best
+        source = body.arguments[body.code[operands[which]].argument]
+        if source not in self.fixed and turned_operand(body.space, body.reduced, places, source.type.dtype) is not None:
+            return None
         dots = any(p.strides[x] == q.strides[x] == 1 and extents[x] >= _LONG for x in range(outer, len(extents)))
         long = len(body.reduced) > 1 and math.prod(body.reduced) > max(_FAR_LONGER, math.prod(body.space))
         if dots and (long or math.prod(extents) < _WORTH_TURNING * elements):
@@ -208,8 +215,6 @@ class Lowering:
         axes = [x for x in range(len(extents)) if mine.strides[x] and x != column]
         axes = [*sorted(axes, key=lambda x: -abs(other.strides[x])), column]
         shape = tuple(extents[x] for x in axes)
-        instruction = body.code[k]
-        source = body.arguments[instruction.argument]
         packed = self.scratch(Type(source.type.dtype, shape), f"{source.name} turned")
         copy = Body(self, shape, ())
         value = copy.load(source, Affine(mine.offset, tuple(mine.strides[x] for x in axes)), source.name)

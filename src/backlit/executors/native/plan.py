@@ -135,20 +135,26 @@ class Planner:
             self._constants[id(value)] = found
         return found
 
-    def steps(self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> list[Any]:
-        """The calls that compute a graph from the memory of its inputs into that of its outputs."""
+    def steps(
+        self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer], fixed: Sequence[Buffer] = ()
+    ) -> list[Any]:
+        """The calls that compute a graph from the memory of its inputs into that of its outputs.
+
+        Of a loop's body the `fixed` inputs are the same at each step.
+        """
         forced: frozenset[Node] = frozenset()
         while True:
             try:
-                return self._steps(graph, inputs, outputs, forced)
+                return self._steps(graph, inputs, outputs, forced, fixed)
             except NeedsMemory as need:
                 if need.nodes <= forced:
                     raise AssertionError(f"{need} has no memory although it should") from None
                 forced |= need.nodes
 
     def _steps(
-        self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer], forced: frozenset[Node]
-    ) -> list[Any]:
+        self, graph: Graph, inputs: Sequence[Buffer], outputs: Sequence[Buffer], forced: frozenset[Node],
+        fixed: Sequence[Buffer],
+    ) -> list[Any]:  # fmt: skip
         fusion = Fusion(graph, forced)
         names = graph.names(self.sources)
         buffers: dict[Any, Buffer] = dict(zip(graph.inputs, inputs, strict=True))
@@ -171,7 +177,7 @@ class Planner:
                     for i, t in enumerate(node.types):
                         key = (node, i) if len(node.types) > 1 else node
                         buffers[key] = wanted.get(key) or self.arena(t, f"{names[node]}[{i}]")
-        lowering = Lowering(fusion, names, buffers, elsewhere, self.arena, self.winograd)
+        lowering = Lowering(fusion, names, buffers, elsewhere, self.arena, self.winograd, fixed)
         steps: list[Any] = []
         missing: set[Node] = set()
         lowering.now = -1
@@ -212,7 +218,7 @@ class Planner:
         ]
         fresh = [self.arena(s.type, f"new {s.name}") for s in states]
         targets = [self.row(y, o) for y, o in zip(ys, body.outputs[carry:], strict=True)]
-        calls = self.steps(body, [*given, *states, *rows], [*fresh, *targets])
+        calls = self.steps(body, [*given, *states, *rows], [*fresh, *targets], given)
         once = unchanging(calls, given)
         calls = [c for c in calls if c not in once]
         start += once

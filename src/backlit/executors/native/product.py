@@ -14,7 +14,8 @@ from backlit.executors.native.builder import Function, kernel_function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import BOOL, I64, POINTER
 from backlit.executors.native.nest import NestWriter, Point, Schedule
-from backlit.executors.native.tiling import LINE, Tiling, pieces, split_axis
+from backlit.executors.native.panel import LINE, Panel
+from backlit.executors.native.tiling import Tiling, pieces, split_axis
 from backlit.executors.native.value import Value
 
 _UNROLL = 32  # multiply-adds of a round: a small tile takes several steps in one
@@ -56,7 +57,9 @@ class ProductWriter(NestWriter):
         self.stride_b = nest.prologue[cut.b].at.strides[-1]  # from one step's row of b to the next
         if cut.part:
             width = cut.vectors * cut.lanes
-            self.panel = f.slot(self.dtype, min(cut.part, self.steps) * width, "panel")
+            place = f.slot(self.dtype, min(cut.part, self.steps) * width, "panel")
+            steps = nest.prologue[cut.b].at.strides
+            self.panel = Panel(f, place, self.dtype, cut.lanes, steps[-1], steps[cut.columns])
             if cut.part < self.steps:
                 rows = self.extents[cut.cut] if cut.by_columns else max(lengths)
                 self.sums = f.slot(self.dtype, rows * width, "sums")
@@ -115,14 +118,15 @@ class ProductWriter(NestWriter):
             self._rows(here, vectors, partial)
             return
 
-        step, width = self.everything[self.cut.b].at.strides[axis], vectors * self.cut.lanes
+        panel, width = self.panel, vectors * self.cut.lanes
+        columns = width - self.cut.lanes + self.tail if partial else width
         source = here.pointers[self.cut.b]
 
         def part(start: Value, length: int, first: Value | None, last: bool) -> None:
             at = self._enter(here, axis, start)
-            self._pack(at, length, vectors, partial)
-            self.next_panel = source.at(width if last else (start + length) * step, self.dtype)
-            at.pointers[self.cut.b] = self.panel
+            panel.pack(at.pointers[self.cut.b], length, vectors, columns)
+            self.next_panel = source.at(width * panel.column if last else (start + length) * panel.step, self.dtype)
+            at.pointers[self.cut.b] = panel.place
             self.steps, self.stride_b = length, width
             self.first_part, self.last_part = first, last
             self._rows(at, vectors, partial)
@@ -130,19 +134,6 @@ class ProductWriter(NestWriter):
         whole = (n - 1) // size * size
         self.f.loop(0, whole, size, lambda k: part(k, size, k == 0, False), name="part")
         part(self.f.index(whole), n - whole, self.f.const(False, BOOL) if whole else None, True)
-
-    def _pack(self, here: Point, length: int, vectors: int, partial: bool) -> None:
-        """The rows of a block of b, side by side; what is outside of b becomes 0."""
-        f, lanes, b = self.f, self.cut.lanes, self.cut.b
-        step = self.everything[b].at.strides[self.inner_start]
-
-        def row(k: Value) -> None:
-            for v in range(vectors):
-                n, mask = self._lanes(v, vectors, partial)
-                value = f.load(here.pointers[b].at(k * step + v * lanes, self.dtype), self.dtype, n, mask)
-                f.store(value, self.panel.at(k * (vectors * lanes) + v * lanes, self.dtype))
-
-        f.loop(0, length, 1, row, name="pack")
 
     def _rows(self, here: Point, vectors: int, partial: bool) -> None:
         """All tiles of one block of columns."""
@@ -175,13 +166,13 @@ class ProductWriter(NestWriter):
     # --- what is asked for ahead
 
     def _panel_ahead(self, tile: Value, tiles: int, vectors: int) -> list[Ahead]:
-        """This tile's share of the rows of the next block of b."""
+        """This tile's share of the next panel, as it lies in b."""
         if self.next_panel is None:
             return []
-        source, step = self.next_panel, self.everything[self.cut.b].at.strides[self.inner_start]
-        count = -(-self.steps // tiles)
+        source, panel, steps = self.next_panel, self.panel, self.steps
+        count = -(-panel.runs(steps, vectors) // tiles)
         first = tile * count
-        return [Ahead(count, lambda i: self._fetch(source.at((first + i) * step, self.dtype), vectors))]
+        return [Ahead(count, lambda i: self._fetch(panel.run(source, first + i, steps, vectors), vectors))]
 
     def _read_by_epilogue(self) -> list[int]:
         """The loads of the epilogue from matrices as large as the result, if those are not in the caches."""

@@ -15,17 +15,14 @@ from dataclasses import dataclass
 from functools import cache
 
 from backlit.executors.native.kernels import Nest, Winograd
+from backlit.executors.native.panel import LINE, PAGE, steps_of_panel, turned_operand
 from backlit.executors.native.target import Target
 from backlit.executors.native.threads import SHARES
 
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
-_PANEL = 256 * 1024  # bytes of a block of b that is copied, and of the sums of all rows by its columns
-_PAGE = 4096  # bytes; the first-level cache has a line for each address within a page, some times over
 _WAYS = 7  # times over that it has one, but for one that is left to b's vectors
-LINE = 64  # bytes of a line of the caches
 _MISS = 1.5  # cycles that a line which was dropped from the first-level cache costs
 _ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
-_MANY = 48  # rows that make such a copy worth its cost
 _BLOCKS = 8  # blocks of columns that threads can share well
 _HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
 
@@ -47,7 +44,7 @@ class Tiling:
     lanes: int
     loops: tuple[int, ...]  # the axes of the result that are plain loops, outermost first
     outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
-    part: int = 0  # steps whose block of b is copied side by side before the tiles use it; 0: none are
+    part: int = 0  # steps of b's panels; 0: there are none
     paired: bool = False  # columns go through a too, as channels that do not meet do: its loads are vectors as well
     by_columns: bool = False  # threads share the columns, so that each reads only its own of a b that is large
 
@@ -81,8 +78,13 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
             if (steps == (1, 0) and nest.space[axis] > 2) or (steps == (1, 1) and nest.space[axis] > 4 and rows_of(b)):
                 neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
                 choices.append((neat >= 0, steps == (1, 0), min(nest.space[axis], 64), neat, b, axis))
+    turned = False
     if not choices:
-        return None
+        places = [nest.prologue[k].at for k in (0, 1)]
+        found = turned_operand(nest.space, nest.reduced, places, total.dtype)
+        if found is None:
+            return None
+        turned, choices = True, [(True, True, 0, 0, found, len(nest.space) - 1)]
     neat, single, _, _, b, columns = max(choices)
     if not neat:
         return None
@@ -95,7 +97,7 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     inside: list[int] = []
     fixed = 1
     limit = target.registers - (3 if single else 10)  # numbers of a are read again by the next rows
-    while rows and fixed * nest.space[rows[-1]] <= 6:
+    while not turned and rows and fixed * nest.space[rows[-1]] <= 6:
         fixed *= nest.space[rows[-1]]
         inside.insert(0, rows.pop())
     while True:
@@ -113,15 +115,18 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
                 cost = _cost(share, count, fixed, vectors_all, vectors, step if single else None)
                 best = min(best, (cost, -vectors, -count))
         _, vectors, count = best
-        if len(rows) < 2 or -count < extent or 2 * vectors * count * fixed > limit:
+        if len(rows) < 2 or turned or -count < extent or 2 * vectors * count * fixed > limit:
             break
         fixed *= extent  # all of them are half a tile: the next axis is cut instead
         inside.insert(0, rows.pop())
     parts = _in_parts(nest, total.dtype.itemsize, columns)
     plain = single and not inside and not loops and cut >= 0
-    part = _part(nest, b, cut, -vectors * lanes * total.dtype.itemsize) if plain else 0
+    part, size = 0, total.dtype.itemsize
+    if (plain and len(nest.reduced) == 1) or turned:
+        apart = abs(strides[b][len(nest.space)]) * size
+        part = steps_of_panel(nest.steps, extent, apart, -vectors * lanes * size, turned)
     heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
-    by_columns = plain and nest.space[columns] >= _BLOCKS * -vectors * lanes and (part > 0 or heavy)
+    by_columns = plain and nest.space[columns] >= _BLOCKS * -vectors * lanes and (heavy or (part > 0 and not turned))
     return Tiling(
         a,
         b,
@@ -154,23 +159,6 @@ def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
     return read > _CACHE and part >= 32
 
 
-def _part(nest: Nest, b: int, cut: int, width: int) -> int:
-    """How many steps' rows of a block of b, `width` bytes each, are copied side by side before they are used; 0: none.
-
-    Rows whose distance is a multiple of a page all fall on the same few lines of a cache, which drop one another. The
-    copy is worth it where many tiles use it. A long sum is cut into parts whose copies stay in the cache.
-    """
-    if len(nest.reduced) != 1 or nest.space[cut] < _MANY:
-        return 0
-    load = nest.prologue[b]
-    step = abs(load.at.strides[len(nest.space)]) * load.dtype.itemsize
-    if step % _PAGE or step * nest.steps <= 2 * _CACHE:
-        return 0
-    parts = -(-nest.steps * width // _PANEL)
-    size = -(-nest.steps // (4 * parts)) * 4
-    return size if parts == 1 or nest.space[cut] * width <= _PANEL else 0
-
-
 def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int, step: int | None) -> float:
     """Cycles for one step along the inner axes over all tiles, by a simple model.
 
@@ -191,7 +179,7 @@ def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int, st
 def _crowded(rows: int, step: int) -> int:
     """How many of the lines with the rows' numbers have no place in the first-level cache, `step` bytes apart."""
     lines = {i * step // LINE for i in range(rows)}
-    return sum(max(0, n - _WAYS) for n in Counter(line % (_PAGE // LINE) for line in lines).values())
+    return sum(max(0, n - _WAYS) for n in Counter(line % (PAGE // LINE) for line in lines).values())
 
 
 def pieces(n: int, most: int) -> list[tuple[int, int]]:

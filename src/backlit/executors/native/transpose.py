@@ -52,14 +52,20 @@ def square(f: Function, rows: Sequence[Value]) -> list[Value]:
     return rows
 
 
-def _turn(module: Module, dtype: np.dtype[Any], lanes: int) -> str:
-    """The function that turns a square from one place to another, whose rows lie so many elements apart."""
-    name = f"turn_{lanes}_{element(dtype)}"
+def turn(module: Module, dtype: np.dtype[Any], lanes: int, rows: int, columns: int) -> str:
+    """The function that turns a square from one place to another, whose rows lie so many elements apart.
+
+    Only so many of its rows and columns are there: what is outside is not touched, and what is stored for it is 0.
+    """
+    whole = rows == columns == lanes
+    name = f"turn_{lanes}_{element(dtype)}" + ("" if whole else f"_{rows}x{columns}")
     if all(f.name != name for f in module.functions):
         f = Function(module, name, [(POINTER, "from"), (I64, "apart"), (POINTER, "to"), (I64, "there")])
         source, apart, target, there = f.arguments
-        rows = [f.load(source.at(apart * r, dtype), dtype, lanes) for r in range(lanes)]
-        for r, column in enumerate(square(f, rows)):
+        mask = f.first(lanes, columns) if columns < lanes else None
+        found = [f.load(source.at(apart * r, dtype), dtype, lanes, mask) for r in range(rows)]
+        nothing = [f.const(0, dtype, lanes)] * (lanes - rows)
+        for r, column in enumerate(square(f, [*found, *nothing])[:columns]):
             f.store(column, target.at(there * r, dtype))
     return name
 
@@ -77,7 +83,7 @@ def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, 
     begin, end = f.arguments[2], f.arguments[3]
     others = [a for a in range(len(nest.space)) if a not in axes]
     places = (load.at, store.at)
-    turn = _turn(f.module, dtype, lanes)
+    turned = turn(f.module, dtype, lanes, lanes, lanes)
     start = (
         f.arguments[load.argument].at(places[0].offset, dtype),
         f.arguments[store.argument].at(places[1].offset, dtype),
@@ -101,7 +107,7 @@ def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, 
 
         def block(at: tuple[Value, Value]) -> None:
             steps = f.index(places[0].strides[down]), f.index(places[1].strides[across])
-            f.invoke(turn, [at[0], steps[0], at[1], steps[1]])
+            f.invoke(turned, [at[0], steps[0], at[1], steps[1]])
 
         def single(i: Value, j: Value) -> None:
             at = moved(moved(pointers, down, j), across, i)

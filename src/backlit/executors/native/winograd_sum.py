@@ -25,8 +25,9 @@ from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, WinogradSum
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import Point, emit_nest
+from backlit.executors.native.panel import LINE
 from backlit.executors.native.product import Ahead, ProductWriter
-from backlit.executors.native.tiling import LINE, Tiling, tiling
+from backlit.executors.native.tiling import Tiling, tiling
 from backlit.executors.native.value import Value
 from backlit.executors.native.winograd import IMAGE, RESULTS, WEIGHTS, left_over, transformed, transposed
 
