@@ -117,6 +117,7 @@ for _name, _f, _kinds in [
     ("pow", np.power, FLOATS),
     ("sin", np.sin, FLOATS),
     ("cos", np.cos, FLOATS),
+    ("sigmoid", lambda x: 1 / (1 + np.exp(-x)), FLOATS),
     ("tanh", np.tanh, FLOATS),
     ("fma", lambda a, b, c: a * b + c, FLOATS),
 ]:

@@ -214,7 +214,7 @@ tanh = elementwise(
 sigmoid = elementwise(
     "sigmoid",
     numpy=lambda x: 1 / (1 + np.exp(-x)),
-    scalar=lambda s, x: 1 / (1 + s.exp(-x)),
+    scalar=lambda s, x: s.sigmoid(x),
     vjp=lambda ctx, g: (g * (ctx.y * (1.0 - ctx.y)),),
     notation=function("sigmoid", r"\sigma"),
     doc="The logistic function 1 / (1 + e^-x).",

@@ -91,6 +91,9 @@ class Scalars(Protocol):
     def cos(self, x: Number) -> Number:
         """The cosine of x radians; nan for infinite x."""
 
+    def sigmoid(self, x: Number) -> Number:
+        """1 / (1 + e^-x)."""
+
     def tanh(self, x: Number) -> Number:
         """(e^x - e^-x) / (e^x + e^-x)."""
 

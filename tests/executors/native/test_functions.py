@@ -15,7 +15,7 @@ from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.target import known
 from backlit.ops.record import OPS
 
-UNITS = {"erf": 3.0, "exp": 1.0, "expm1": 2.0, "log": 1.0, "log1p": 2.0, "tanh": 3.0}
+UNITS = {"erf": 3.0, "exp": 1.0, "expm1": 2.0, "log": 1.0, "log1p": 2.0, "sigmoid": 3.0, "tanh": 3.0}
 
 
 def compiled(name, dtype, lanes, target):
@@ -54,7 +54,7 @@ def points(name, dtype, n=1 << 14):
 @pytest.mark.parametrize("target", ["host", "sse2"])
 def test_accuracy(name, dtype, target):
     x = points(name, dtype)
-    of = scipy.special.erf if name == "erf" else getattr(np, name)
+    of = {"erf": scipy.special.erf, "sigmoid": OPS["sigmoid"].numpy}.get(name) or getattr(np, name)
     wanted = of(x.astype(np.float64 if name == "erf" else np.longdouble)).astype(np.longdouble)
     got = compiled(name, dtype, 4, target)(x)
     unit = np.spacing(np.abs(wanted.astype(dtype))).astype(np.longdouble)
@@ -82,6 +82,27 @@ def test_erf_at_its_ends(dtype, target):
     got = compiled("erf", dtype, 4, target)(x)
     np.testing.assert_array_equal(got[:7], np.array([1, -1, np.nan, 0.0, -0.0, 1, -1], dtype))
     np.testing.assert_array_equal(np.signbit(got[3:5]), [False, True])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("target", ["host", "sse2"])
+def test_sigmoid_and_tanh_at_their_ends(dtype, target):
+    x = np.array([np.inf, -np.inf, np.nan, -0.0, 50, -1e4, 1e4, -1e-30], dtype)
+    np.testing.assert_array_equal(compiled("sigmoid", dtype, 4, target)(x)[:7], [1, 0, np.nan, 0.5, 1, 0, 1])
+    got = compiled("tanh", dtype, 4, target)(x)
+    np.testing.assert_array_equal(got, np.array([1, -1, np.nan, -0.0, 1, -1, 1, -1e-30], dtype))
+    assert np.signbit(got[3])
+    x = np.linspace(-9.2, 9.2, 1 << 16, dtype=dtype)
+    assert np.max(np.abs(compiled("tanh", dtype, 4, target)(x))) <= 1.0  # else 1 - y^2 has the wrong sign
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("target", ["host", "sse2"])
+def test_sigmoid_becomes_denormal_before_it_is_zero(dtype, target):
+    info = np.finfo(dtype)
+    x = np.linspace(np.log(float(info.smallest_subnormal)), np.log(float(info.tiny)), 4096).astype(dtype)
+    wanted = np.exp(x.astype(np.longdouble))
+    assert np.max(np.abs(compiled("sigmoid", dtype, 4, target)(x) - wanted)) <= info.smallest_subnormal
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -126,6 +126,9 @@ class NativeScalars:
     def log1p(self, x: Value) -> Value:
         return self._function("log1p", x)
 
+    def sigmoid(self, x: Value) -> Value:
+        return self._function("sigmoid", x)
+
     def tanh(self, x: Value) -> Value:
         return self._function("tanh", x)
 

@@ -4,17 +4,18 @@ Each reduces its argument to a small interval, where a polynomial is accurate to
 
     exp x     x = n ln 2 + r, |r| <= ln 2 / 2:      e^x = 2^n e^r
     log x     x = 2^n m, sqrt(1/2) <= m < sqrt 2:   log x = n ln 2 + 2 artanh(s), s = (m - 1) / (m + 1)
-    tanh x    = -t / (t + 2), t = expm1(-2 |x|), with the sign of x
+    sigmoid   x = n ln 2 + r:                       2^-k / (2^-k + 2^(-n - k) e^-r), where no power leaves the range
+    tanh x    = t / (2 - t), t = 1 - e^(-2 |x|), with the sign of x
 
-Errors are at most 2 units in the last place (3 for tanh); nan, infinities, signed zeros and denormals come out as IEEE
-754 wants. ln 2 is split in two numbers of which the first has trailing zeros, so that n times it is exact (Cody & Waite
+Errors are at most 2 units in the last place (3 for tanh and sigmoid); nan, infinities, signed zeros and denormals come
+out as IEEE 754 wants. ln 2 is split in two numbers of which the first has trailing zeros, so that n times it is exact (Cody & Waite
 1980). sin, cos and pow are the C library's, one lane at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,7 @@ class _Format:
     ln2: tuple[float, float]
     largest: float  # e^x overflows above
     smallest: float  # e^x is 0 below
-    exp: Sequence[float]  # (e^r - 1 - r) / r^2, lowest power first, good enough where 1 is added
-    expm1: Sequence[float]  # the same as Taylor's series
+    exp: Sequence[float]  # (e^r - 1 - r) / r^2, lowest power first
     log: Sequence[float]  # (2 artanh(s) / s - 2) / s^2 in powers of s^2
     least: float  # the smallest normal number
     scale: float  # brings denormals into the normal range
@@ -46,11 +46,10 @@ class _Format:
 _SINGLE = _Format(
     np.dtype(np.int32), 23, 127, 1.5 * 2.0**23, (0.693145751953125, 1.42860682030941723e-06), 88.8, -104.0,
     [0.5, 0.16666519, 0.04166621, 0.00836889, 0.00139505],  # least error of e^r for |r| <= ln 2 / 2: 4e-9
-    [1 / math.factorial(k) for k in range(2, 9)], [2 / (2 * k + 1) for k in range(1, 6)], 2.0**-126, 2.0**24, 24,
+    [2 / (2 * k + 1) for k in range(1, 6)], 2.0**-126, 2.0**24, 24,
 )  # fmt: skip
 _DOUBLE = _Format(
     np.dtype(np.int64), 52, 1023, 1.5 * 2.0**52, (6.9314718036912382e-01, 1.90821492927058770e-10), 709.8, -746.0,
-    [1 / math.factorial(k) for k in range(2, 15)],
     [1 / math.factorial(k) for k in range(2, 15)], [2 / (2 * k + 1) for k in range(1, 12)], 2.0**-1022, 2.0**54, 54,
 )  # fmt: skip
 _FORMATS = {F32: _SINGLE, F64: _DOUBLE}
@@ -66,6 +65,15 @@ def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
         if len(terms) > 1:
             x = x * x
     return terms[0]  # type: ignore[no-any-return]
+
+
+def horner(x: Value, coefficients: Sequence[float]) -> Value:
+    """By Horner's rule: the fewest instructions, each of which waits for the one before it."""
+    *lower, total = coefficients
+    value: Any = total
+    for c in reversed(lower):
+        value = _join(x, c, value)
+    return value  # type: ignore[no-any-return]
 
 
 def _join(x: Value, low: Any, high: Any) -> Value:
@@ -104,9 +112,9 @@ def _power_of_two(n: Value, form: _Format, dtype: np.dtype[Any]) -> Value:
     return ((n + form.bias) << form.bits).bitcast(dtype)
 
 
-def _expm1_reduced(r: Value, series: Sequence[float]) -> Value:
+def _expm1_reduced(r: Value, by: Callable[[Value, Sequence[float]], Value] = polynomial) -> Value:
     """e^r - 1 for |r| <= ln 2 / 2."""
-    return r.f.fma(r * r, polynomial(r, series), r)
+    return r.f.fma(r * r, by(r, _FORMATS[r.dtype].exp), r)
 
 
 def exp(x: Value) -> Value:
@@ -116,7 +124,7 @@ def exp(x: Value) -> Value:
     # n and n / 2 where exponents are, the rest is shifted out; in two steps, since 2^n itself may leave the range
     whole, half, one = bits << form.bits, (bits >> 1) << form.bits, form.bias << form.bits
     power = (half + one).bitcast(x.dtype)
-    return x.f.fma(_expm1_reduced(r, form.exp), power, power) * (whole - half + one).bitcast(x.dtype)
+    return x.f.fma(_expm1_reduced(r), power, power) * (whole - half + one).bitcast(x.dtype)
 
 
 def expm1(x: Value) -> Value:
@@ -127,7 +135,7 @@ def expm1(x: Value) -> Value:
     top = n > form.bias  # 2^n would overflow although the result may not
     n = top.select(n - 1, n)
     power = _power_of_two(n, form, x.dtype)
-    value = x.f.fma(power, _expm1_reduced(r, form.expm1), power - 1.0)
+    value = x.f.fma(power, _expm1_reduced(r), power - 1.0)
     value = top.select(value * 2.0 + 1.0, value)
     return (x == 0.0).select(x, value)  # keeps -0.0
 
@@ -173,12 +181,22 @@ def log1p(x: Value) -> Value:
     return (absolute(x) < (2.0**-24 if x.dtype == F32 else 2.0**-53)).select(x, value)
 
 
+def sigmoid(x: Value) -> Value:
+    """1 / (1 + e^-x), both times 2^-k: then 2^-n need not be within the range for the quotient to be."""
+    form, k = _FORMATS[x.dtype], _FORMATS[x.dtype].bits + 1
+    _, bits, r = _reduced(clamp(x, form.smallest, k * math.log(2) + 1))
+    power = ((form.bias - k + _bits(form.magic, x.dtype) - bits) << form.bits).bitcast(x.dtype)
+    e = horner(-r, [1.0, 1.0, *form.exp])
+    return 2.0**-k / x.f.fma(e, power, 2.0**-k)
+
+
 def tanh(x: Value) -> Value:
     """The same on both sides of 0; 1 from where it rounds to 1."""
-    a = absolute(x)
-    a = (a > 40.0).select(40.0, a)
-    t = expm1(a * -2.0)
-    return copysign(-t / (t + 2.0), x)
+    form, a = _FORMATS[x.dtype], absolute(x)
+    _, bits, r = _reduced((a > form.bits).select(float(form.bits), a) * -2.0)
+    power = _power_of_two(bits - _bits(form.magic, x.dtype), form, x.dtype)
+    t = x.f.fma(-power, _expm1_reduced(r, horner), 1.0 - power)
+    return copysign(t / (2.0 - t), x)
 
 
 def _bits(number: float, dtype: np.dtype[Any]) -> int:

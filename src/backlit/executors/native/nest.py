@@ -114,7 +114,7 @@ def _price(i: Instruction, axis: int, lanes: int) -> float:
         if i.op == "gather":
             return 4.0 + 1.5 * lanes
         return {0: 0.6, 1: 1.0}.get(stride, 1.3 * lanes)
-    return {"number": 0.0, "divide": 8.0, "sqrt": 8.0, "exp": 14.0, "log": 20.0, "tanh": 24.0, "sigmoid": 20.0,
+    return {"number": 0.0, "divide": 8.0, "sqrt": 8.0, "exp": 14.0, "log": 20.0, "tanh": 17.0, "sigmoid": 14.0,
             "erf": 60.0, "pow": 30.0 * lanes, "sin": 30.0 * lanes, "cos": 30.0 * lanes}.get(i.op, 1.0)  # fmt: skip
 
 

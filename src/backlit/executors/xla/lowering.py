@@ -38,6 +38,7 @@ class JaxScalars:
     log1p = staticmethod(jnp.log1p)
     sin = staticmethod(jnp.sin)
     cos = staticmethod(jnp.cos)
+    sigmoid = staticmethod(lax.logistic)
     tanh = staticmethod(jnp.tanh)
     where = staticmethod(jnp.where)
     maximum = staticmethod(jnp.maximum)
