@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from typing import TypeAlias
 
 from backlit.executors.native.kernels import Nest, Winograd
 from backlit.executors.native.panel import LINE, PAGE, steps_of_panel, turned_operand
@@ -25,6 +26,9 @@ _MISS = 1.5  # cycles that a line which was dropped from the first-level cache c
 _ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
 _BLOCKS = 8  # blocks of columns that threads can share well
 _HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
+
+Pieces: TypeAlias = tuple[tuple[int, int], ...]
+"""How many of which size."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,9 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
         step = abs(strides[a][cut]) * total.dtype.itemsize if rows else 0
         loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
         share = extent if loops else -(-extent // SHARES)
-        best = (math.inf, -1, -1)
-        for vectors in range(1, min(_ALONE if extent * fixed <= 2 else 4, vectors_all) + 1):
-            for count in range(1, share + 1):
-                r = count * fixed
-                if r * vectors + vectors + 1 > limit + 2 and (count > 1 or vectors > 1):
-                    break
-                cost = _cost(share, count, fixed, vectors_all, vectors, step if single else None)
-                best = min(best, (cost, -vectors, -count))
-        _, vectors, count = best
-        if len(rows) < 2 or turned or -count < extent or 2 * vectors * count * fixed > limit:
+        most = min(_ALONE if extent * fixed <= 2 else 4, vectors_all)
+        count, vectors = _tile(share, fixed, vectors_all, most, limit + 2, step if single else None)
+        if len(rows) < 2 or turned or count < extent or 2 * vectors * count * fixed > limit:
             break
         fixed *= extent  # all of them are half a tile: the next axis is cut instead
         inside.insert(0, rows.pop())
@@ -124,17 +121,17 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     part, size = 0, total.dtype.itemsize
     if (plain and len(nest.reduced) == 1) or turned:
         apart = abs(strides[b][len(nest.space)]) * size
-        part = steps_of_panel(nest.steps, extent, apart, -vectors * lanes * size, turned)
+        part = steps_of_panel(nest.steps, extent, apart, vectors * lanes * size, turned)
     heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
-    by_columns = plain and nest.space[columns] >= _BLOCKS * -vectors * lanes and (heavy or (part > 0 and not turned))
+    by_columns = plain and nest.space[columns] >= _BLOCKS * vectors * lanes and (heavy or (part > 0 and not turned))
     return Tiling(
         a,
         b,
         columns,
         cut,
         tuple(inside),
-        -count,
-        -vectors,
+        count,
+        vectors,
         lanes,
         loops,
         parts,
@@ -159,20 +156,33 @@ def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
     return read > _CACHE and part >= 32
 
 
-def _cost(extent: int, rows: int, fixed: int, vectors_all: int, vectors: int, step: int | None) -> float:
-    """Cycles for one step along the inner axes over all tiles, by a simple model.
+@lru_cache(4096)
+def _tile(extent: int, fixed: int, vectors_all: int, most: int, registers: int, step: int | None) -> tuple[int, int]:
+    """How many rows, each of them `fixed` ones, and how many vectors, `most` at most, make the cheapest tile."""
+    best = (math.inf, -1, -1)
+    for vectors in range(1, most + 1):
+        across = pieces(vectors_all, vectors)
+        for count in range(1, extent + 1):
+            if count * fixed * vectors + vectors + 1 > registers and (count > 1 or vectors > 1):
+                break
+            best = min(best, (_cost(pieces(extent, count), fixed, across, step), -vectors, -count))
+    return -best[2], -best[1]
+
+
+def _cost(down: Pieces, fixed: int, across: Pieces, step: int | None) -> float:
+    """Cycles for one step along the inner axes over all tiles, by a simple model; `fixed` rows for each one of `down`.
 
     Two multiply-adds and two loads a cycle, four cycles until a sum is ready again; tiles of one size only are better
     than of several by a little, since each size has code of its own. Rows are `step` bytes apart; None: they are
     vectors, which the next row may read again, so that a tile has the cost of its first row and of the vectors of b.
     """
     total = 0.0
-    for n, v in pieces(vectors_all, vectors):
-        for m, r in pieces(extent, rows):
+    for n, v in across:
+        for m, r in down:
             tile = r * fixed
             rest = 2.0 * v if step is None else _MISS * _crowded(r, step)
             total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + rest)
-    return total * (1 + 0.02 * len(pieces(extent, rows)) * len(pieces(vectors_all, vectors)))
+    return total * (1 + 0.02 * len(down) * len(across))
 
 
 @cache
@@ -182,13 +192,14 @@ def _crowded(rows: int, step: int) -> int:
     return sum(max(0, n - _WAYS) for n in Counter(line % (PAGE // LINE) for line in lines).values())
 
 
-def pieces(n: int, most: int) -> list[tuple[int, int]]:
-    """n cut into as few nearly equal pieces of at most `most` as possible: pairs (how many, size)."""
+@lru_cache(4096)
+def pieces(n: int, most: int) -> Pieces:
+    """n cut into as few nearly equal pieces of at most `most` as possible."""
     if n == 0:
-        return []
+        return ()
     count = -(-n // most)
     small, more = divmod(n, count)
-    return [(c, s) for c, s in ((more, small + 1), (count - more, small)) if c]
+    return tuple((c, s) for c, s in ((more, small + 1), (count - more, small)) if c)
 
 
 def split_axis(nest: Nest, cut: Tiling) -> int:
