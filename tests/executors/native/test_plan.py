@@ -18,6 +18,7 @@ from backlit.executors.native.sharing import Pending, flows
 from backlit.executors.native.target import known
 from backlit.executors.native.tiling import pieces, tiling
 from backlit.executors.reference import Reference
+from backlit.ops.contraction import contract
 
 from . import programs
 
@@ -312,6 +313,24 @@ def test_threads_share_the_columns_of_what_is_larger_than_the_rows():
     assert product_of(100, 600, 600).by_columns
     assert not product_of(600, 600, 600).by_columns
     assert not product_of(100, 600, 100).by_columns
+
+
+@pytest.mark.parametrize(("spec", "sizes", "along"), [
+    ("na,nb->ab", (200, 100, 10), 0), ("na,nb->ab", (200, 100, 64), 1), ("na,nb->ab", (4, 100, 10), 1),
+    ("na,nb->ab", (64, 37, 2), 0), ("an,nb->ba", (200, 90, 50), 0), ("na,nb->ab", (500, 48, 17), 0),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_vectors_run_along_the_axis_that_fills_them(spec, sizes, along, dtype):
+    n, size = programs.Normal(dtype), dict(zip("nab", sizes, strict=True))
+    left, right = (n(*(size[c] for c in term)) for term in spec.split("->")[0].split(","))
+    left[0, 0], right[-1, -1] = np.nan, np.inf
+    graph = bl.trace(lambda x, y: contract(x, y, spec=spec) * 2.0, left, right)
+    (call,) = NATIVE.plan(graph).calls()
+    assert tiling(call.kernel, known("avx512")).columns == along
+    for target in ("host", "avx2", "sse2"):
+        (got,) = Native(target).compile(graph)(left, right)
+        tolerance = 1e-4 if dtype == "float32" else 1e-12
+        np.testing.assert_allclose(got, np.einsum(spec, left, right) * 2.0, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("shape", [(50, 2050, 1024), (64, 700, 2048), (129, 1500, 1024)])

@@ -25,6 +25,7 @@ _WORK = 1 << 15  # elements that are worth a kernel more
 _PART = 1 << 13  # elements of a part: a few arrays of them fit in the first-level cache
 _FEW = 16  # parts of a product at most,
 _SHORT = 256  # of so many steps at least, which take far longer than to store the sums and to add them up
+_FAR_LONGER = 64  # times as many steps as results, of which too few may be there for threads to share
 _ROOM = 1 << 20  # elements of all parts together: they stay in the caches
 
 
@@ -69,14 +70,17 @@ def parts(nest: Nest) -> Cut | None:
 
 def _of_product(nest: Nest) -> Cut | None:
     """Of a product summed along several axes, as over the places of an image: so that threads have equal shares."""
-    if len(nest.reduced) < 2 or not nest.space:
+    far_longer = nest.steps >= _FAR_LONGER * nest.points
+    if not nest.space or (len(nest.reduced) < 2 and not far_longer):
         return None
     most = min(_FEW, nest.steps // _SHORT, _ROOM // nest.points)
     a, b = (nest.prologue[k].at.strides[len(nest.space) :] for k in (0, 1))
     axes = [x for x in range(len(nest.reduced)) if (a[x], b[x]) != (1, 1)]  # that one is cut into vectors
     choices = [Cut(x, d) for x in axes for d in range(2, min(nest.reduced[x], most) + 1) if nest.reduced[x] % d == 0]
     best = max(choices, key=lambda c: (_evenness(c.count), -c.axis, c.count), default=None)
-    return best if best is not None and _evenness(best.count) > _evenness(nest.space[0]) + 0.05 else None
+    if best is None or far_longer:
+        return best
+    return best if _evenness(best.count) > _evenness(nest.space[0]) + 0.05 else None
 
 
 def _evenness(extent: int) -> float:

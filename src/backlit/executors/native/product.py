@@ -419,9 +419,9 @@ class ProductWriter(NestWriter):
         for r, counters in enumerate(places):
             with f.naming("a"):
                 offset = u * place_a.strides[axis] + self._offset(a, counters)
-                number = f.load(point.pointers[a].at(offset, self.dtype), self.dtype).splat(lanes)
+                number = f.load(point.pointers[a].at(offset, self.dtype), self.dtype)
             with f.naming("sum"):
-                made += [f.fma(_first(number, b.lanes), b, sums[r * vectors + v]) for v, b in enumerate(row)]
+                made += [f.fma(number.splat(b.lanes), b, sums[r * vectors + v]) for v, b in enumerate(row)]
         return made
 
     def _paired(
@@ -458,8 +458,3 @@ def _counters(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
     for i in range(sizes[0]):
         for rest in _counters(sizes[1:]):
             yield (i, *rest)
-
-
-def _first(x: Value, lanes: int) -> Value:
-    """The first lanes of a vector."""
-    return x if x.lanes == lanes else x.shuffled(range(lanes))

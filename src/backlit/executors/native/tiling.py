@@ -1,6 +1,7 @@
 """How a Nest that is a product of matrices is cut into tiles: a choice made of shapes and strides alone, as data.
 
-One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors.
+One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors. It is
+the one that fills them best, although its numbers may be stored apart from one another, if the sum is long.
 Others, the rows, move through a only. Where no axis is such, as where channels do not meet, columns may go
 through both operands by neighbours. Every shape is known, so the columns, and the rows of a thread's share, are cut
 into tiles of nearly equal size and no tile needs a test; only the last vector of a row may be partly outside, under a
@@ -25,6 +26,8 @@ _WAYS = 7  # times over that it has one, but for one that is left to b's vectors
 _MISS = 1.5  # cycles that a line which was dropped from the first-level cache costs
 _ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
 _BLOCKS = 8  # blocks of columns that threads can share well
+_SCATTERED = 1.3  # cycles for each number of a vector that does not lie side by side in memory
+_BETTER = 0.9  # of the time by the axis that is stored side by side, for which another one is taken
 _HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
 
 Pieces: TypeAlias = tuple[tuple[int, int], ...]
@@ -75,25 +78,33 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     def rows_of(b: int) -> list[int]:
         return [x for x in outer if strides[1 - b][x] != 0 and strides[b][x] == 0]
 
+    full = target.lanes(total.dtype.itemsize)
     choices = []
     for axis in outer:
+        n = nest.space[axis]
+        neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
+        far = sum(i.place.strides[axis] not in (0, 1) for i in nest.epilogue if i.place is not None)
+        time = nest.steps * _filled(n, full) / n + far * _SCATTERED * full
         for b in (0, 1):
             steps = strides[b][axis], strides[1 - b][axis]
-            if (steps == (1, 0) and nest.space[axis] > 2) or (steps == (1, 1) and nest.space[axis] > 4 and rows_of(b)):
-                neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
-                choices.append((neat >= 0, steps == (1, 0), min(nest.space[axis], 64), neat, b, axis))
+            if (steps == (1, 0) and n > 2) or (steps == (1, 1) and n > 4 and rows_of(b)):
+                choices.append((neat >= 0, steps == (1, 0), min(n, 64), neat, b, axis, time))
     turned = False
     if not choices:
         places = [nest.prologue[k].at for k in (0, 1)]
         found = turned_operand(nest.space, nest.reduced, places, total.dtype)
         if found is None:
             return None
-        turned, choices = True, [(True, True, 0, 0, found, len(nest.space) - 1)]
-    neat, single, _, _, b, columns = max(choices)
-    if not neat:
+        turned, choices = True, [(True, True, 0, 0, found, len(nest.space) - 1, 0.0)]
+    neat, single, _, _, b, columns, time = max(choices)
+    usual = time if neat else 2 * nest.steps
+    quicker = [c for c in choices if c[1] and rows_of(c[4]) and c[-1] < _BETTER * usual]
+    if quicker:
+        _, single, _, _, b, columns, _ = min(quicker, key=lambda c: c[-1])
+    elif not neat:
         return None
     a = 1 - b
-    lanes = target.lanes(total.dtype.itemsize)
+    lanes = full
     while lanes > 1 and lanes // 2 >= nest.space[columns]:
         lanes //= 2
     rows = [x for x in rows_of(b) if x != columns]
@@ -190,6 +201,12 @@ def _crowded(rows: int, step: int) -> int:
     """How many of the lines with the rows' numbers have no place in the first-level cache, `step` bytes apart."""
     lines = {i * step // LINE for i in range(rows)}
     return sum(max(0, n - _WAYS) for n in Counter(line % (PAGE // LINE) for line in lines).values())
+
+
+def _filled(n: int, lanes: int) -> int:
+    """n numbers in whole vectors of these lanes, of which the last may be half a one."""
+    half = max(1, lanes // 2)
+    return -(-n // half) * half
 
 
 @lru_cache(4096)
