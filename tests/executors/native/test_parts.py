@@ -12,7 +12,7 @@ from backlit.executors.reference import Reference
 
 from . import programs
 
-NATIVE = Native("avx512")
+NATIVE = Native("avx512", winograd=False)
 
 
 def reductions(function, *args):
