@@ -243,6 +243,27 @@ def test_a_program_in_parts_is_the_program(monkeypatch, lines, workers):
         np.testing.assert_array_equal(a, b)
 
 
+def test_threads_get_the_interpreter_soon_only_while_they_compile():
+    usual = sys.getswitchinterval()
+    text, seen = Native().llvm(bl.trace(function, X)), []
+
+    def texts():
+        for _ in range(3):
+            seen.append(sys.getswitchinterval())
+            yield text
+
+    assert len(set(jit.object_codes(texts(), known("host"), 2))) == 1
+    assert max(seen) < usual == sys.getswitchinterval()
+
+    def broken():
+        raise ZeroDivisionError
+        yield
+
+    with pytest.raises(ZeroDivisionError):
+        jit.object_codes(broken(), known("host"), 2)
+    assert sys.getswitchinterval() == usual
+
+
 def test_an_llvmlite_that_keeps_its_lock(monkeypatch):
     text = Native().llvm(bl.trace(function, X))
     wanted = jit.object_code(text, known("host"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from llvmlite.binding import ffi
 
 from backlit.executors.native.target import Target
 
+_SOON = 1e-4  # seconds
 _lock = threading.RLock()  # LLVM's global state is entered by one thread at a time
 
 
@@ -85,8 +88,22 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
     """Texts as object files for this process, several at once, while the next ones are still being written."""
     if workers <= 1:
         return [object_code(text, target, jit=True) for text in texts]
-    with ThreadPoolExecutor(workers) as pool:
+    with _brisk(), ThreadPoolExecutor(workers) as pool:
         return [done.result() for done in [pool.submit(object_code, text, target, True) for text in texts]]
+
+
+@contextmanager
+def _brisk() -> Iterator[None]:
+    """Threads get the interpreter soon: who compiles needs it for moments, and who writes texts would not let it go."""
+    usual = sys.getswitchinterval()
+    if usual <= _SOON:
+        yield
+        return
+    sys.setswitchinterval(_SOON)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def _emitted(machine: Any, module: Any) -> bytes:
