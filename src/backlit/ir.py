@@ -15,7 +15,7 @@ Everything is iterative: a chain of 100,000 nodes is as good as one of ten.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import count
 from operator import attrgetter
@@ -96,7 +96,7 @@ class Scope:
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False, weakref_slot=True, init=False)
 class Node:
     """One application of an op. Compared by identity.
 
@@ -112,7 +112,30 @@ class Node:
     scope: Scope | None = None
     site: Site | None = None
     origin: Node | None = None
-    serial: int = field(default_factory=lambda: next(_serials))
+    serial: int = 0
+
+    def __init__(
+        self,
+        op: str,
+        inputs: tuple[Node, ...],
+        params: Mapping[str, Any],
+        types: tuple[Type, ...],
+        name: str | None = None,
+        scope: Scope | None = None,
+        site: Site | None = None,
+        origin: Node | None = None,
+        serial: int | None = None,
+    ) -> None:
+        """Takes half the time of the method that a frozen dataclass has: nodes are made by the ten thousand."""
+        _set_op(self, op)
+        _set_inputs(self, inputs)
+        _set_params(self, params)
+        _set_types(self, types)
+        _set_name(self, name)
+        _set_scope(self, scope)
+        _set_site(self, site)
+        _set_origin(self, origin)
+        _set_serial(self, next(_serials) if serial is None else serial)
 
     @property
     def type(self) -> Type:
@@ -121,6 +144,11 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.name or '%' + str(self.serial)} = {self.op}: {', '.join(map(str, self.types))}>"
+
+
+(_set_op, _set_inputs, _set_params, _set_types, _set_name, _set_scope, _set_site, _set_origin, _set_serial) = (
+    vars(Node)[f.name].__set__ for f in fields(Node)
+)
 
 
 def make_node(
@@ -142,7 +170,7 @@ def frozen(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
 def rebuilt(node: Node, inputs: Sequence[Node], origin: Node | None = None) -> Node:
     """The same application with other inputs of the same types, keeping name, scope, site and (if not given) origin."""
     labels = node.name, node.scope, node.site, origin or node.origin
-    return Node(node.op, tuple(inputs), node.params, node.types, *labels, next(_serials))
+    return Node(node.op, tuple(inputs), node.params, node.types, *labels)
 
 
 def reachable(outputs: Iterable[Node]) -> list[Node]:

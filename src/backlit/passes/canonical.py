@@ -406,15 +406,11 @@ _SPECIAL: dict[str, tuple[Callable[[Node], Value | None], ...]] = {
     "contract": (_contract,),
 }
 
-rule = table(
-    {name: (_stretch_late,) for name, op in OPS.items() if op.family == "elementwise"}
-    | {
-        name: (_stretch_late, *rules) if OPS[name].family == "elementwise" else rules
-        for name, rules in _SPECIAL.items()
-    }
-)
+RULES = {name: (_stretch_late,) for name, op in OPS.items() if op.family == "elementwise"} | {
+    name: (_stretch_late, *rules) if OPS[name].family == "elementwise" else rules for name, rules in _SPECIAL.items()
+}
 
 
 def canonicalise(graph: Graph) -> Graph:
     """The graph in its normal form."""
-    return rewrite(graph, rule)
+    return rewrite(graph, table(RULES))

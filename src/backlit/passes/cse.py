@@ -19,14 +19,18 @@ _COMMUTE = {"add", "multiply", "equal", "not_equal", "bitwise_and", "bitwise_or"
 
 def sharing() -> Rule:
     """A rule that gives, for a node that was seen before, the one seen first. For one sweep."""
-    seen: dict[Any, Node] = {}
+    seen: dict[Any, Node] = {}  # of the same op and inputs the first; params are looked at where it is not the only one
+    known: dict[Any, Node] = {}
 
     def rule(node: Node, old: Node) -> Value | None:
         inputs = [i.serial for i in node.inputs]
         if node.op in _COMMUTE:
             inputs.sort()
-        params = freeze(node.params) if node.params else ()
-        first = seen.setdefault((node.op, params, *inputs), node)
+        key = (node.op, *inputs) if inputs else (node.op, freeze(node.params))
+        first = seen.setdefault(key, node)
+        if first is not node and inputs and (node.params or first.params):
+            known.setdefault((key, freeze(first.params)), first)
+            first = known.setdefault((key, freeze(node.params)), node)
         return None if first is node else Traced(first)
 
     return rule

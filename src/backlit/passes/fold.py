@@ -28,7 +28,10 @@ def folding() -> Rule:
         if node.op == "constant":
             known[node] = value = node.params["value"]
             return _uniform(value)
-        if node.op == "scan" or node.op not in OPS or not all(i in known for i in node.inputs):
+        for i in node.inputs:
+            if i not in known:
+                return None
+        if node.op == "scan" or node.op not in OPS:
             return None
         if node.type.size > max(LIMIT, sum(i.type.size for i in node.inputs)):
             return None

@@ -15,14 +15,14 @@ from backlit.passes import canonical, stable
 from backlit.passes.cse import sharing
 from backlit.passes.fold import folding
 from backlit.passes.loops import batch_loops, simplify_loops
-from backlit.passes.rewrite import in_bodies, in_turn, once, rewrite
+from backlit.passes.rewrite import in_bodies, in_turn, once, rewrite, table
 
 ROUNDS = 8
 
 
 def simplify(graph: Graph) -> Graph:
     """The graph that computes the same in fewer and numerically better steps; the same object if it does already."""
-    alone = once(in_turn(canonical.rule, stable.rule))
+    alone = once(table(canonical.RULES, stable.RULES))
     for _ in range(ROUNDS):
         before = graph
         graph = simplify_loops(graph)

@@ -82,11 +82,12 @@ def _check(node: Node, found: Value | tuple[Value | None, ...]) -> None:
         raise LegalityError(f"a rewrite of {node!r} gives {', '.join(map(str, types))}", op=node.op, site=node.site)
 
 
-def table(rules: Mapping[str, Sequence[Callable[[Node], Value | None]]]) -> Rule:
+def table(*rules: Mapping[str, Sequence[Callable[[Node], Value | None]]]) -> Rule:
     """The rule that asks those listed for the node's op, in their order."""
+    by_op = {op: [ask for listed in rules for ask in listed.get(op, ())] for op in set().union(*rules)}
 
     def rule(node: Node, old: Node) -> Value | None:
-        for ask in rules.get(node.op, ()):
+        for ask in by_op.get(node.op, ()):
             found = ask(node)
             if found is not None:
                 return found

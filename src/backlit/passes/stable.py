@@ -152,16 +152,14 @@ def _sigmoid(node: Node) -> Value | None:
     return ew.sigmoid(Traced(e.inputs[0])) if 1 in (number(a), number(b)) and e.type == node.type else None
 
 
-rule = table(
-    {
-        "log": (_log_of_exp, _log_of_sum_of_exp, _log_of_quotient, _log_of_sigmoid, _log_of_one_plus),
-        "log1p": (_log1p_of,),
-        "subtract": (_exp_minus_one,),
-        "divide": (_softmax, _sigmoid),
-    }
-)
+RULES = {
+    "log": (_log_of_exp, _log_of_sum_of_exp, _log_of_quotient, _log_of_sigmoid, _log_of_one_plus),
+    "log1p": (_log1p_of,),
+    "subtract": (_exp_minus_one,),
+    "divide": (_softmax, _sigmoid),
+}
 
 
 def stabilise(graph: Graph) -> Graph:
     """The graph with what may overflow or cancel computed in another way."""
-    return rewrite(graph, rule)
+    return rewrite(graph, table(RULES))
