@@ -394,6 +394,27 @@ def test_operands_are_not_kept_where_that_costs_more_than_it_saves():
     assert contractions(after) == [0, 1]
 
 
+def sums(graph):
+    return [[n.op for n in g.nodes].count("sum") for g in (graph, *(s.params["body"] for s in scans(graph)))]
+
+
+def test_a_sum_over_all_steps_is_one_sum_after_the_loop():
+    def f(c, state, xs):
+        return ops.sum(ops.scan(lambda h, x: (lambda new: (new, new))(ops.tanh(x * (h + c))), state, xs)[1])
+
+    after = rewritten(bl.grad(f), np.ones(6, np.float32), STATE, np.ones((5, 4, 6), np.float32), transform=simplify)
+    assert sums(after)[1:] == [0, 0]  # of the loops; the gradient of c is the sum of what the backward one keeps
+    assert after.outputs[0].op == "sum"
+
+    def growing(c, state, xs):
+        """What would be kept is more than all that the loop goes through."""
+        return ops.scan(lambda h, x: (h + ops.sum(ops.exp(c * x), 0), None), state, xs)[0]
+
+    wide = np.ones((50, 1), np.float32)
+    after = rewritten(growing, wide, np.zeros(6, np.float32), np.ones((5, 6), np.float32), transform=simplify)
+    assert sums(after) == [0, 1]
+
+
 def test_a_loop_in_a_loop():
     def f(c, w, xs):
         def step(c, x):

@@ -8,6 +8,7 @@
     batched    A contraction that no later step waits for is done for all steps at once, before or after the loop: of a
                sequence with an outside value, of a result with an outside value, and the sum of one over all steps,
                which is how the gradient of a weight in a loop arises. One large matrix product for many small ones.
+               So it is with a sum whose sum over all steps is wanted, as the gradient of a bias in a loop is.
     pruned     A result that nobody uses is not computed, and neither is what only it needs: carries, sequences, values
                from outside.
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backlit.ir import Graph, Node, reachable, rebuilt, substitute
+from backlit.ops import reduction
 from backlit.ops.contraction import LETTERS, contract, parts_of
 from backlit.ops.elementwise import add
 from backlit.ops.movement import broadcast_to, reshape
@@ -42,7 +44,7 @@ class Loop:
     length: int
     reverse: bool
     name: str
-    after: dict[Node, Node] = field(default_factory=dict)  # a result -> the contraction that is done after the loop
+    after: dict[Node, Node] = field(default_factory=dict)  # a result -> the contraction or sum done after the loop
 
     @property
     def kept(self) -> tuple[Node, ...]:
@@ -186,18 +188,29 @@ def _batched(loop: Loop) -> Loop:
         if state.op == "add" and i in state.inputs and uses[i] == uses[state] == 1:  # a sum over all steps
             after[i] = next(n for n in state.inputs if n is not i)
     after |= {y: y for y in loop.stacked if uses[y] == 1}
-    return replace(loop, after={r: n for r, n in after.items() if n.op == "contract" and _pays(loop, r, n)})
+    return replace(loop, after={r: n for r, n in after.items() if _pays(loop, r, n)})
 
 
-def _pays(loop: Loop, result: Node, product: Node) -> bool:
-    """Whether keeping the operands of all steps costs no more than a sum that is read and written, or a result."""
-    outside = [i for i in product.inputs if i in loop.outside]
-    extra = sum(i.type.size for i in product.inputs if not (i in outside or i in loop.sequences or i in loop.stacked))
-    return (len(outside) == 1) == (result is product) and extra <= 2 * product.type.size
+def _pays(loop: Loop, result: Node, node: Node) -> bool:
+    """Whether keeping the operands of all steps costs no more than a sum that is read and written, or a result.
+
+    A mere sum costs more than that, for no row of a batch can go on to the next step before all are summed. So its
+    operand is kept if that is not more than the loop goes through anyway.
+    """
+    if node.op not in ("contract", "sum"):
+        return False
+    outside = [i for i in node.inputs if i in loop.outside]
+    extra = sum(i.type.size for i in node.inputs if not (i in outside or i in loop.sequences or i in loop.stacked))
+    if node.op == "sum":
+        accumulated = result is not node and not outside and not node.params["keepdims"]
+        return accumulated and extra <= sum(i.type.size for i in [*loop.sequences, *loop.stacked])
+    return (len(outside) == 1) == (result is node) and extra <= 2 * node.type.size
 
 
 def _for_all_steps(product: Node, loop: Loop, given: Mapping[Node, Value], apart: bool) -> Value:
-    """The contraction for all steps: `apart` along a new first axis, or summed."""
+    """The contraction or sum for all steps: `apart` along a new first axis, or summed."""
+    if product.op == "sum":
+        return reduction.sum(given[product.inputs[0]], axis=(0, *(a + 1 for a in product.params["axis"])))
     left, right, result = parts_of(product.params["spec"])
     t = next(c for c in LETTERS if c not in product.params["spec"])
     a, b = product.inputs
