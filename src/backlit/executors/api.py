@@ -100,9 +100,10 @@ class Executor(ABC):
                     other outputs of step, one row a step. Of several processes each gives `row_index` the columns of
                     its `processes.part(batch)`, and its own `data` to which they refer
 
-        Nothing that is given is changed. An array that cannot be written to (`flags.writeable` is False) must not
-        change by other ways either while it lives: an executor may keep a copy where it computes, and use that in the
-        next call. All others are read anew in each call.
+        Nothing that is given is changed; where the step gives its carry back as it is, so may the call. An array that
+        cannot be written to (`flags.writeable` is False) must not change by other ways either while it lives: an
+        executor may keep a copy where it computes, and use that in the next call. All others are read anew in each
+        call.
 
         With `donate` the carry is given away: use what the call gives back from then on, not what it was given. An
         executor that computes in the caller's memory updates these very arrays and gives them back, so no state is

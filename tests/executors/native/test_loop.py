@@ -51,6 +51,22 @@ def test_the_state_is_updated_where_it_lies_and_the_callers_stays():
     assert not steps.moves  # nothing is copied at the end of a step
 
 
+@pytest.mark.parametrize("width", [3, 300], ids=["small", "large"])
+def test_a_state_that_does_not_change_is_neither_copied_nor_written(width, tmp_path):
+    n = programs.Normal("float32")
+    data, index = [n(40, 8)], np.arange(40).reshape(10, 4)
+    n(8, width).tofile(tmp_path / "w")
+    w = np.memmap(tmp_path / "w", np.float32, "r", shape=(8, width))  # the process would end if it were written to
+    turned = n(8, width).T
+    graph = bl.trace(lambda w, t, x: (w, t, ops.tanh(x @ w @ t)), np.array(w), turned, data[0][:4])
+    wanted = REFERENCE.compile_loop(graph, 2, 1)([np.array(w), turned], data, index)
+    for donate in (False, True):
+        got = NATIVE.compile_loop(graph, 2, 1)([w, turned], data, index, donate=donate)
+        assert got[0][0] is w
+        np.testing.assert_array_equal(got[0][1], turned)
+        np.testing.assert_allclose(got[1][0], wanted[1][0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_state_whose_parts_change_places():
     def step(a, b, x):
         return b, a + ops.sum(x), a * 1.0

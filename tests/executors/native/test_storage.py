@@ -80,7 +80,7 @@ def test_programs_of_one_kind_of_state_share_its_memory_and_none_outlives_them()
     assert gone() is None
     found = Native().copies([np.ones(t.shape, np.float32) for t in types])
     place = found[1].ctypes.data
-    loop = Native().compile_loop(bl.trace(lambda a, b: (a, b), *found), 2, 0)
+    loop = Native().compile_loop(bl.trace(lambda a, b: (a + 1.0, b), *found), 2, 0)
     del found
     state, _ = loop([np.zeros(t.shape, np.float32) for t in types], [], np.zeros((2, 0), np.int64))
     assert state[1].ctypes.data == place

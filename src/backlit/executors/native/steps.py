@@ -1,8 +1,9 @@
 """Many training steps in one call: the step's graph becomes the body of a loop that runs without Python.
 
 The minibatches are gathered inside, by checked indices, from whole data sets; the carried values are updated where they
-lie; watched outputs are written row by row. The loop is entered in stretches that last about `STRETCH` seconds: between
-two of them Python may run a signal handler, so Ctrl-C is honoured soon, and the state is that of a whole step.
+lie, and those of a step that changes none are only read; watched outputs are written row by row. The loop is entered in
+stretches that last about `STRETCH` seconds: between two of them Python may run a signal handler, so Ctrl-C is honoured
+soon, and the state is that of a whole step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from backlit.executors.native.locks import Lock
 from backlit.executors.native.plan import Plan, plan_loop
 from backlit.executors.native.storage import Layout, address, storage
 from backlit.executors.native.target import Target
-from backlit.ir import Graph, Type, make_node, substitute
+from backlit.ir import Derived, Graph, Type, make_node, substitute
 from backlit.tracing import input_node, refuse_leaks
 
 STRETCH = 0.04
@@ -44,6 +45,7 @@ class Steps:
         self._codes: dict[tuple[int, ...], Code] = {}
         state, batches = step.source.inputs[:carry], step.source.inputs[carry:]
         self._state = [n.type.dtype for n in state], [n.type.shape for n in state]
+        self._still = not isinstance(step, Derived) and step.outputs[:carry] == step.inputs[:carry]  # changes nothing
         self._rows = [n.type.dtype for n in batches], [n.type.shape[1:] for n in batches]
         self._batch = batches[0].type.shape[0] if batches else 0
         self.storage = storage([n.type for n in state])
@@ -59,7 +61,10 @@ class Steps:
         steps = len(row_index)
         given = [*(usable(d) for d in data), np.ascontiguousarray(row_index, np.int64)]
         addresses = [*map(address, given)]
-        if donate:
+        if self._still:
+            carried = [usable(a) for a in state]
+            places = [*map(address, carried)]
+        elif donate:
             carried, places = list(state), donated(self.step.source.inputs, state, given, addresses)
         else:
             carried, places = self.storage.copies(state)

@@ -63,8 +63,10 @@ class Whole:
             at_home[b] = f.slot(_U8, max(1, b.bytes), f"carried.{b.number}")
             f.copy(at_home[b], self._address(b, {}), b.bytes)
         self._run(plan.steps, at_home)
+        written = {b for call in plan.calls() for b in call.written()}
         for b, home in at_home.items():
-            f.copy(self._address(b, {}), home, b.bytes)
+            if b in written:  # others may be the caller's own
+                f.copy(self._address(b, {}), home, b.bytes)
 
     def _run(self, steps: Sequence[Any], rows: Mapping[Buffer, Value]) -> None:
         for step in steps:
