@@ -49,6 +49,7 @@ class ProductWriter(NestWriter):
         self.next_panel: Value | None = None  # where the next block of b lies
         self.ahead: list[Ahead] = []
         self.read = self._read_by_epilogue()
+        self.counting = any(i.op == "index" for i in nest.epilogue)  # whether it asks for places as numbers
         work = [i for i in nest.epilogue if i.op != "number"]
         self.looped = len(work) > _LONG and cut.cut >= 0 and not cut.whole
         self.epilogue = ""  # the function of a looped epilogue, when it is written
@@ -324,10 +325,11 @@ class ProductWriter(NestWriter):
         """The place of one vector of one row of the tile."""
         new = here.copy()
         new.lanes, new.mask = self._lanes(vector, vectors, partial)
-        axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
-        for a, c in zip(axes, counters, strict=True):
-            new.counters[a] = new.counters.get(a, self.f.index(0)) + c
-        new.counters[self.cut.columns] = new.counters[self.cut.columns] + vector * self.cut.lanes
+        if self.counting:
+            axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
+            for a, c in zip(axes, counters, strict=True):
+                new.counters[a] = new.counters.get(a, self.f.index(0)) + c
+            new.counters[self.cut.columns] = new.counters[self.cut.columns] + vector * self.cut.lanes
         first = len(self.nest.prologue)
         for k, p in here.pointers.items():
             i = self.everything[k]

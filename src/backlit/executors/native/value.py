@@ -41,10 +41,11 @@ class Value:
     """One SSA value. `const` is its number where it is known while the code is written."""
 
     __hash__ = None  # type: ignore[assignment]
-    __slots__ = ("const", "dtype", "f", "lanes", "text")
+    __slots__ = ("_spread", "const", "dtype", "f", "lanes", "text")
 
     def __init__(self, f: Function, dtype: Any, text: str, lanes: int = 1, const: Any = None) -> None:
         self.f, self.dtype, self.text, self.lanes, self.const = f, dtype, text, lanes, const
+        self._spread: tuple[str, Value] | None = None  # the number in every lane, and the block where that was made
 
     @property
     def type(self) -> str:
@@ -101,16 +102,16 @@ class Value:
         return self.divided(*o.reciprocal())
 
     def reciprocal(self) -> tuple[Value, Value, Value]:
-        """What `divided` needs to know of a divisor: the divisor and 1 / divisor, both scaled, and the scale.
+        """What `divided` needs to know of a divisor: -divisor and 1 / divisor, both scaled, and the scale.
 
         Both are made larger if the divisor is so small that its reciprocal would overflow.
         """
         size = self.f.call("fabs", self.dtype, self.lanes, [self])
         scale = (size < 2.0**-60).select(self.f.const(2.0**60, self.dtype, self.lanes), 1.0)
         divisor = self * scale
-        return divisor, 1.0 / divisor, scale
+        return -divisor, 1.0 / divisor, scale
 
-    def divided(self, divisor: Value, r: Value, scale: Value) -> Value:
+    def divided(self, minus: Value, r: Value, scale: Value) -> Value:
         """Divided by what `reciprocal` was asked of: a product, and what that lacks made up for.
 
         q = x r,  q + (x - o q) r  is x / o correctly rounded (Markstein 1990). Where the correction is no number
@@ -118,7 +119,7 @@ class Value:
         """
         x = self * scale
         q = x * r
-        better = self.f.fma(self.f.fma(-divisor, q, x), r, q)
+        better = self.f.fma(self.f.fma(minus, q, x), r, q)
         return ((better == better) & (q != 0.0)).select(better, q)
 
     def __floordiv__(self, o: Any) -> Value:
@@ -223,9 +224,13 @@ class Value:
         assert self.lanes == 1
         if self.const is not None:
             return self.f.const(self.const, self.dtype, lanes)
+        if self._spread is not None and self._spread[0] == self.f.block and self._spread[1].lanes == lanes:
+            return self._spread[1]
         wide = vector(element(self.dtype), lanes)
         first = self.f.op(f"insertelement {wide} poison, {self}, i64 0", self.dtype, lanes)
-        return self.f.op(f"shufflevector {first}, {wide} poison, <{lanes} x i32> zeroinitializer", self.dtype, lanes)
+        all_alike = f"shufflevector {first}, {wide} poison, <{lanes} x i32> zeroinitializer"
+        self._spread = self.f.block, self.f.op(all_alike, self.dtype, lanes)
+        return self._spread[1]
 
     def convert(self, how: str, dtype: Any) -> Value:
         """By LLVM's conversion instruction: `sext`, `fptrunc`, `bitcast`, ..."""
