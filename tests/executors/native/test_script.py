@@ -16,6 +16,7 @@ from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.clock import Clock
 from backlit.executors.native.code import Code
 from backlit.executors.native.convolution import prepared
+from backlit.executors.native.kernels import Loop
 from backlit.executors.native.plan import plan, plan_loop
 from backlit.executors.native.program import Program
 from backlit.executors.native.script import Script
@@ -196,3 +197,26 @@ def test_a_clock_counts_what_each_row_takes_and_changes_nothing(shares):
     assert program.text
     body = len(next(r for r in Script(program).rows if r.function == "run_loop").body)
     assert ticks[loop] >= ticks[loop + 1 : loop + 1 + body].sum()
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+@pytest.mark.parametrize("length", [1, 6])
+@pytest.mark.parametrize("flowing", [True, False])
+def test_the_last_step_leaves_out_what_only_a_next_one_needs(shares, length, flowing):
+    n = programs.Normal("float32")
+    w, h, xs = n(32, 32), n(48, 32), n(length, 48, 32)
+
+    def loops(graph):
+        return [s for s in plan(prepared(graph)).steps if isinstance(s, Loop)]
+
+    def step(h, x):
+        y = ops.tanh(h + x)
+        return (y if flowing else y - ops.mean(y, 0)) @ w, y  # rows of a mean wait for one another
+
+    graph = bl.trace(lambda h, xs: ops.sum(ops.scan(step, h, xs)[1] ** 2), h, xs)
+    (loop,) = loops(graph)
+    assert loop.idle == 1
+    assert loop.body[1] == [loop.calls[-1]]
+    np.testing.assert_allclose(run(graph, (h, xs), shares)[0], Reference().compile(graph)(h, xs)[0], rtol=1e-4)
+    (loop,) = loops(bl.trace(lambda h, xs: ops.scan(step, h, xs)[0], h, xs))
+    assert loop.idle == 0

@@ -8,8 +8,8 @@ Each reduces its argument to a small interval, where a polynomial is accurate to
     tanh x    = t / (2 - t), t = 1 - e^(-2 |x|), with the sign of x
 
 Errors are at most 2 units in the last place (3 for tanh and sigmoid); nan, infinities, signed zeros and denormals come
-out as IEEE 754 wants. ln 2 is split in two numbers of which the first has trailing zeros, so that n times it is exact (Cody & Waite
-1980). sin, cos and pow are the C library's, one lane at a time.
+out as IEEE 754 wants. ln 2 is split in two numbers of which the first has trailing zeros, so that n times it is exact
+(Cody & Waite 1980). sin, cos and pow are the C library's, one lane at a time.
 """
 
 from __future__ import annotations

@@ -313,6 +313,14 @@ class Loop:
     nodes: tuple[Node, ...]
     label: str = "scan"
     rows: list[Buffer] = field(default_factory=list)  # slices that move with the steps
+    idle: int = 0  # how many of the last calls and moves only serve a next step: the last step leaves them out
+
+    @property
+    def body(self) -> tuple[list[Any], list[Any]]:
+        """What every step does, and what all but the last one do after that."""
+        both = [*self.calls, *self.moves]
+        cut = len(both) - self.idle
+        return both[:cut], both[cut:]
 
     @property
     def steps(self) -> str:

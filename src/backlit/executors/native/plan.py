@@ -80,7 +80,10 @@ def counted(steps: Sequence[Any], times: int = 1) -> Iterator[tuple[Call, int]]:
             yield step, times
         else:
             yield from counted(step.start, times)
-            yield from counted([*step.calls, *step.moves], times * (step.length or 1))
+            every, others = step.body
+            length = step.length or 1
+            yield from counted(every, times * length)
+            yield from counted(others, times * (length - 1))
 
 
 def total(steps: Sequence[Any], cost: Callable[[Call], int]) -> int:
@@ -223,11 +226,14 @@ class Planner:
         calls = [c for c in calls if c not in once]
         start += once
         placed = reuse(calls, list(zip(fresh, states, strict=True)))
-        moves = [move(f, s, (node,)) for f, s in zip(fresh, states, strict=True) if f not in placed]
+        found = (move(f, s, (node,)) for f, s in zip(fresh, states, strict=True) if f not in placed)
+        moves = [m for m in found if m is not None]
+        read = {u.params["index"] for u in lowering.fusion.users.get(node, []) if u.op == "item"}
+        passing = [s for k, s in enumerate(states) if len(node.types) > 1 and k not in read]
         return [
             Loop(
-                p["length"], p["reverse"], calls, [c for c in start if c], [m for m in moves if m], (node,),
-                names[node], rows + targets,
+                p["length"], p["reverse"], calls, [c for c in start if c], moves, (node,), names[node], rows + targets,
+                idle([*calls, *moves], passing),
             )
         ]  # fmt: skip
 
@@ -248,6 +254,16 @@ def unchanging(calls: Sequence[Any], outside: Sequence[Buffer]) -> list[Call]:
             known.update(written)
             found.append(call)
     return found
+
+
+def idle(calls: Sequence[Any], passing: Sequence[Buffer]) -> int:
+    """How many of a loop's last calls only write state that nobody reads after the loop, as the last gradient by h."""
+    count = 0
+    for call in reversed(calls):
+        if not isinstance(call, Call) or call.checked or not set(passing).issuperset(call.written()):
+            break
+        count += 1
+    return count
 
 
 def move(source: Buffer, target: Buffer, nodes: tuple[Node, ...]) -> Call | None:

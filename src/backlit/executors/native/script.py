@@ -7,8 +7,9 @@ address of the function that carries it out, as f(row, frame), and the number of
     shares of a kernel   its address, size and extent, number of the first check and of the arguments; for each of them
                          its place and an offset in bytes
     barrier              nothing
-    loop                 length, whether it runs backwards, the number of values that move with its steps; for each of
-                         them its place, the place that it starts from, and its bytes; then the rows of the body
+    loop                 length, whether it runs backwards, the words at the end of its body that the last step leaves
+                         out, the number of values that move with its steps; for each of them its place, the place that
+                         it starts from, and its bytes; then the rows of the body
 
 A place from 0 on is a number in the program's table of addresses, one below 0 a word before the frame: the first one
 is the arena, the others are values that move with the steps of a loop. The words of the frame from 0 on are `_FRAME`.
@@ -130,14 +131,17 @@ class Script:
         for b in loop.rows:
             assert b.base is not None
             moving += [self._moving.setdefault(b, _ARENA - 1 - len(self._moving)), *self._place(b.base, 0), b.bytes]
-        body = list(self._rows([*loop.calls, *loop.moves]))
+        every, others = (list(self._rows(calls)) for calls in loop.body)
         if loop.length is None:
             self._pending.clear()  # run_loop itself waits after each step
         elif not (program.threaded and flows(loop, program.target, program.shares)):
-            body += self._settled()
+            (others if others else every).extend(self._settled())
         length = _ANY if loop.length is None else loop.length
-        note = f"{loop.label}: {loop.steps}"
-        yield Row("run_loop", [length, int(loop.reverse), len(loop.rows), *moving], note, body)
+        note, idle = f"{loop.label}: {loop.steps}", sum(r.size for r in others)
+        yield Row("run_loop", [length, int(loop.reverse), idle, len(loop.rows), *moving], note, [*every, *others])
+        if any(r.function == "wait_for_all" for r in others):  # the last step has not waited
+            self._pending.clear()
+            yield Row("wait_for_all")
         yield from self._settled()
 
     def _place(self, buffer: Buffer, offset: int) -> tuple[int, int]:
@@ -259,24 +263,25 @@ def _emit_loop(module: Module) -> None:
     row, frame = f.arguments
     r = _Reader(f, row, frame)
     words, length = r.word(1, "words"), r.word(2, "length")
-    backwards, count = r.word(3, "backwards"), r.word(4, "moving")
+    backwards, idle, count = r.word(3, "backwards"), r.word(4, "idle"), r.word(5, "moving")
     table, status = r.held("table"), r.held("status")
     any_number = length < 0
     low = any_number.select(r.held("first"), 0)
     high = any_number.select(r.held("last"), length)
-    body, end = row.at(count * 4 + 5, I64), row.at(words, I64)
+    body = row.at(count * 4 + 6, I64)
 
     def go(t: Value) -> Value:
         at = (backwards != 0).select(length - 1 - t, t)
 
         def move(k: Value) -> None:
-            start = k * 4 + 5
+            start = k * 4 + 6
             base = r.address(table, start + 1, "base")
             moved = base.at(at * r.word(start + 3, "bytes"), _U8)
             f.line(f"store {moved}, {frame.at(r.word(start, 'moves'), I64)}, align 8")
 
         f.loop(0, count, 1, move, name="k")
-        f.invoke("run_rows", [body, end, frame])
+        end = (t + 1 == high).select(words - idle, words)
+        f.invoke("run_rows", [body, row.at(end, I64), frame])
         said = status.at((t & 1) + 2, I64)
 
         def agree() -> None:
