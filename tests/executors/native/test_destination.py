@@ -32,6 +32,18 @@ def test_what_is_joined_is_computed_in_place(axis):
     check(graph, x, y)
 
 
+def test_what_is_joined_twice_is_computed_in_place():
+    x, y = N(3, 4, 5), N(3, 4, 5)
+
+    def f(x, y):
+        parts = [ops.tanh(x), x], [ops.exp(y), x * y]
+        return ops.concat([*(ops.concat(list(p), 1) for p in parts), ops.concat([ops.flip(y, 1), -x], 1)], 2) * 2.0
+
+    graph = bl.trace(f, x, y)
+    assert sorted(kernels(graph)) == ["concat", "concat", "exp", "multiply", "multiply", "negative", "tanh"]
+    check(graph, x, y)
+
+
 def test_products_and_sums_are_joined_in_place():
     x, w = N(9, 5), N(5, 4)
     graph = bl.trace(lambda x, w: ops.concat([x @ w, ops.sum(ops.expand_dims(x, 2) * w, 1) + 1.0], 1), x, w)

@@ -9,8 +9,9 @@ turned round:
 where g' is g with s - 1 zeros between its elements and (k - 1) d before them. Nothing of the size of all windows is
 made. The same holds for the forward pass of a transposed convolution.
 
-Along an axis where that would multiply many zeros (a stride), or where few channels fill vectors badly, the product is
-made for every place in a window and added back into place along this axis alone.
+With a stride it is a few convolutions without one (`phases`). Along an axis where that would multiply many zeros, or
+where few channels fill vectors badly, the product is made for every place in a window and added back into place along
+this axis alone.
 
 Of a convolution whose result is cut (the gradient by an input that was padded) only what is kept is computed: there
 are fewer zeros around g' then.
@@ -25,6 +26,7 @@ from backlit.executors.native.batch import batch_innermost
 from backlit.executors.native.index import split_axes
 from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
+from backlit.executors.native.phases import Kept, by_phases, folded
 from backlit.executors.native.pooling import spread_back
 from backlit.executors.native.rectified import rectified
 from backlit.executors.native.remade import remade
@@ -54,12 +56,16 @@ def direct(graph: Graph) -> Graph:
         return graph
     readers = Counter(i for node in graph.nodes for i in node.inputs)
     readers.update(graph.outputs)
+    kept: dict[Node, Kept] = {}  # what is read of a value that is cut
+    for node in graph.nodes:
+        if node.op == "slice" and readers[node.inputs[0]] == 1 and all(k == 1 for k in node.params["step"]):
+            kept[node.inputs[0]] = tuple(zip(node.params["start"], node.params["stop"], strict=True))
 
     def rule(node: Node, old: Node) -> Value | None:
         if node.op == "fold" and node.inputs[0].op == "reshape" and node.inputs[0].inputs[0].op == "contract":
             return _by_groups(node)
         if node.op == "fold" and node.inputs[0].op == "contract":
-            return _convolved(node)
+            return _convolved(node, kept.get(old))
         return _cut(node) if node.op == "slice" and readers[old.inputs[0]] == 1 else None
 
     return rewrite(graph, rule)
@@ -79,32 +85,37 @@ def _by_groups(node: Node) -> Value | None:
     if any(len(groups[a]) != 1 for a in (*p["axes"], *range(ndim, merged.type.ndim))):
         return None
     axes = tuple(sum(len(g) for g in groups[:a]) for a in p["axes"])
-    folded = OPS["fold"](Traced(apart), **{**p, "axes": axes})
-    made = _convolved(folded.node)
-    return reshape(folded if made is None else made, node.type.shape)
+    apart_fold = OPS["fold"](Traced(apart), **{**p, "axes": axes})
+    made = _convolved(apart_fold.node, None)
+    return reshape(apart_fold if made is None else made, node.type.shape)
 
 
-def _convolved(node: Node) -> Value | None:
-    """fold(contract(g, w)) as contract(windows(g'), w')."""
+def _convolved(node: Node, kept: Kept | None) -> Value | None:
+    """fold(contract(g, w)) as contract(windows(g'), w'); or of `kept` alone, with zeros around it."""
+    fold = folded(node)
+    if fold is None:
+        return None
     p = node.params
     (product,) = node.inputs
-    left, right, result = parts_of(product.params["spec"])
-    a, b = product.inputs
+    a, b, left, right, result, counts, inside = (
+        fold.a,
+        fold.b,
+        fold.left,
+        fold.right,
+        fold.result,
+        fold.counts,
+        fold.inside,
+    )
     size = p["size"]
     ndim = len(result) - len(size)
-    counts = [result[axis] for axis in p["axes"]]
-    inside = list(result[ndim:])
-    if set(counts) & set(right):  # let the windows' values be the left operand
-        left, right, a, b = right, left, b, a
-    if set(counts) & set(right) or set(inside) & set(left) or not set(inside) <= set(right):
-        return None
-    if not set(counts) <= set(left):
-        return None
     low, high, between = ([0] * len(left) for _ in range(3))
     sizes = dict(zip(left + right, a.type.shape + b.type.shape, strict=True))
     last = result[ndim - 1 : ndim] if result[ndim - 1] not in right else ""  # the batch, if it comes after the channels
     channels = math.prod(sizes[c] for c in result[:ndim] if c in right and c not in left)
     wide = last != "" or any(c in left and c in right for c in result[:ndim])
+    phased = by_phases(node, fold, kept, wide or channels >= _FEW)
+    if phased is not None:
+        return phased
     direct, back = _ways(node, channels, wide)
     for n in direct:
         axis, k, s, d = p["axes"][n], size[n], p["stride"][n], p["dilation"][n]
@@ -132,8 +143,8 @@ def _convolved(node: Node) -> Value | None:
         found = permute_dims(found, tuple(made.index(c) for c in wanted))
     if not back:
         return found
-    kept = {key: tuple(p[key][n] for n in back) for key in ("axes", "size", "stride", "dilation", "extent")}
-    return OPS["fold"](found, **kept)
+    along = {key: tuple(p[key][n] for n in back) for key in ("axes", "size", "stride", "dilation", "extent")}
+    return OPS["fold"](found, **along)
 
 
 def _ways(node: Node, channels: int, wide: bool) -> tuple[list[int], list[int]]:
@@ -167,6 +178,8 @@ def _cut(node: Node) -> Value | None:
     (product,) = node.inputs
     if any(k != 1 for k in node.params["step"]):
         return None
+    if product.op == "pad":
+        return _unpadded(node, product)
     if product.op == "reshape" and product.inputs[0].op == "contract":
         return _cut_by_groups(node)
     if product.op != "contract":
@@ -194,6 +207,14 @@ def _cut(node: Node) -> Value | None:
     fewer = OPS["pad"](Traced(spread.inputs[0]), **{**spread.params, "low": tuple(low), "high": tuple(high)})
     found = contract(OPS["windows"](fewer, **p), Traced(product.inputs[1]), spec=product.params["spec"])
     return found[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+
+
+def _unpadded(node: Node, padded: Node) -> Value | None:
+    """slice(pad(x)) that keeps x and nothing else."""
+    (x,) = padded.inputs
+    low, stop = padded.params["low"], tuple(a + n for a, n in zip(padded.params["low"], x.type.shape, strict=True))
+    exact = not any(padded.params["between"]) and node.params["start"] == low and node.params["stop"] == stop
+    return Traced(x) if exact else None
 
 
 def _cut_by_groups(node: Node) -> Value | None:

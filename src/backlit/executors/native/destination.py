@@ -19,6 +19,7 @@ from backlit.executors.native.index import Affine, Index
 from backlit.executors.native.kernels import COMBINERS
 from backlit.ir import Node
 
+_NESTS = ("map", "reduce", "contract")
 _READERS = {*COMBINERS, "contract", "pad", "concat"}
 
 
@@ -40,15 +41,10 @@ class Destination:
 def destinations(fusion: Fusion) -> dict[Node, Destination]:
     """The values of a graph that need no memory of their own, and where they go."""
     found: dict[Node, Destination] = {}
-    for group in fusion.groups:
-        if group.kind == "concat":
+    for group in reversed(fusion.groups):  # what is joined from joined values comes first
+        if group.kind == "concat" and group.roots[0] not in found:
             (joined,) = group.roots
-            strides, start = ix.row_major(joined.type.shape), 0
-            axis = joined.params["axis"]
-            for x in joined.inputs:
-                if _is_only_for(fusion, x, joined):
-                    found[x] = Destination(joined, start * strides[axis], strides)
-                start += x.type.shape[axis]
+            _join(fusion, joined, Destination(joined, 0, ix.row_major(joined.type.shape)), found)
     for group in fusion.groups:
         if len(group.members) != 1 or group.roots:
             continue
@@ -63,6 +59,19 @@ def destinations(fusion: Fusion) -> dict[Node, Destination]:
         if group.kind == "pad":
             found |= _padded(fusion, group.roots[0], found)
     return found
+
+
+def _join(fusion: Fusion, joined: Node, place: Destination, found: dict[Node, Destination]) -> None:
+    """The parts of a joined value that lies at `place`; also those of parts that are joined themselves."""
+    step, offset = place.strides[joined.params["axis"]], place.offset
+    for x in joined.inputs:
+        there = Destination(place.target, offset, place.strides)
+        if _is_only_for(fusion, x, joined):
+            found[x] = there
+        elif _is_only_for(fusion, x, joined, ("concat",)):
+            found[x] = there
+            _join(fusion, x, there, found)
+        offset += x.type.shape[joined.params["axis"]] * step
 
 
 def _padded(fusion: Fusion, padded: Node, found: Mapping[Node, Destination]) -> dict[Node, Destination]:
@@ -81,7 +90,7 @@ def _padded(fusion: Fusion, padded: Node, found: Mapping[Node, Destination]) -> 
         made[fine] = Destination(padded, offset, inner)
     computed = next(reversed(made))
     home = fusion.home.get(computed)
-    if home is None or home.kind not in ("map", "reduce", "contract") or computed not in fusion.stored:
+    if home is None or home.kind not in _NESTS or computed not in fusion.stored:
         return {}
     if not made.keys().isdisjoint(found.keys() | fusion.outputs) or padded in fusion.outputs or padded in found:
         return {}
@@ -105,10 +114,10 @@ def _is_read_anywhere(fusion: Fusion, x: Node) -> bool:
     return True
 
 
-def _is_only_for(fusion: Fusion, x: Node, reader: Node) -> bool:
-    """Whether a nest computes x, and for this reader alone."""
+def _is_only_for(fusion: Fusion, x: Node, reader: Node, kinds: Sequence[str] = _NESTS) -> bool:
+    """Whether a group of these kinds computes x, and for this reader alone."""
     home = fusion.home.get(x)
-    if home is None or home.kind not in ("map", "reduce", "contract") or x not in fusion.stored:
+    if home is None or home.kind not in kinds or x not in fusion.stored:
         return False
     alone = fusion.users[x] == [reader] and reader.inputs.count(x) == 1
     return alone and x not in fusion.outputs and x.type.dtype == reader.type.dtype

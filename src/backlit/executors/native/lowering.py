@@ -262,14 +262,14 @@ class Lowering:
         return body.call_of(nodes, "fill")
 
     def _concat(self, node: Node) -> list[Call | None]:
-        target, axis, start = self.buffers[node], node.params["axis"], 0
-        strides = ix.row_major(node.type.shape)
+        own = self.destinations.get(node) or Destination(node, 0, ix.row_major(node.type.shape))
+        axis, offset = node.params["axis"], own.offset
         made: list[Call | None] = []
         for x in node.inputs:
             there = self.destinations.get(x)
-            if there is None or there.target is not node:  # it may lie within a padding instead
-                made.append(self.copy(x, target, (node,), Affine(start * strides[axis], strides)))
-            start += x.type.shape[axis]
+            if there is None or there.target is not own.target:  # it may lie within a padding instead
+                made.append(self.copy(x, self.buffers[own.target], (node,), Affine(offset, own.strides)))
+            offset += x.type.shape[axis] * own.strides[axis]
         return made
 
     def _pad(self, node: Node) -> list[Call | None]:
