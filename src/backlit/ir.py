@@ -14,6 +14,7 @@ Everything is iterative: a chain of 100,000 nodes is as good as one of ten.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -51,10 +52,7 @@ class Type:
 
     @property
     def size(self) -> int:
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
     def with_shape(self, shape: Iterable[int]) -> Type:
         return array_type(self.dtype, tuple(shape))

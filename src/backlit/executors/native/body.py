@@ -148,9 +148,14 @@ class Body:
         self.made.add(node)
         if node.op == "gather":
             return self._gathered(node, index)
-        inputs = tuple(self.value(i, ix.broadcast(index, i.type.shape, self.axes)) for i in node.inputs)
+        inputs = tuple([self.value(i, self._of_operand(node, i, index)) for i in node.inputs])
         params = tuple(sorted(node.params.items()))
         return self.emit(Instruction(node.op, inputs, node.type.dtype, params, hint=self.lowering.names[node]))
+
+    def _of_operand(self, node: Node, operand: Node, index: Index) -> Index:
+        """The index of an operand, from that of an elementwise node."""
+        alike = operand.type.shape == node.type.shape
+        return index if alike else ix.broadcast(index, operand.type.shape, self.axes)
 
     def _reshaped(self, node: Node, index: Index) -> int:
         place = ix.flat(index, node.type.shape, self.axes)

@@ -298,15 +298,16 @@ class Fusion:
         Only the product of two large matrices keeps it: the gradient is then never stored, and what the update reads
         comes from memory while the product is busy with arithmetic.
         """
-        for group in list(self.groups):
+        groups, self.groups = self.groups, []
+        for group in groups:
+            self.groups.append(group)
             if group.kind not in ("contract", "reduce") or sum(m in self.outputs for m in group.members) < 2:
                 continue
             if not _is_large_product(group):
                 sweep = Group(group.space, group.members, size=group.size)
                 group.members = []
-                self.groups.insert(self.groups.index(group) + 1, sweep)
-                for node in sweep.members:
-                    self.home[node] = sweep
+                self.groups.append(sweep)
+                self.home.update(dict.fromkeys(sweep.members, sweep))
         self._position = {g: k for k, g in enumerate(self.groups)}
 
     def reads(self, group: Group) -> dict[Group, bool]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from backlit.executors.native import index as ix
 from backlit.executors.native.gradients import by_winograd
@@ -64,8 +65,14 @@ def parts(nest: Nest) -> Cut | None:
         return None
     n = nest.reduced[0]
     wanted = nest.points * nest.steps / _PART
-    choices = [d for d in range(4, min(n, 4096) + 1) if n % d == 0 and nest.steps // d >= 16]
+    choices = [d for d in _divisors(n) if nest.steps // d >= 16]
     return Cut(0, min(choices, key=lambda d: abs(math.log(d / wanted)))) if choices else None
+
+
+@cache
+def _divisors(n: int) -> list[int]:
+    """How many parts n may be cut into."""
+    return [d for d in range(4, min(n, 4096) + 1) if n % d == 0]
 
 
 def _of_product(nest: Nest) -> Cut | None:
