@@ -72,11 +72,14 @@ def test_what_is_outside_of_a_panel_does_not_matter():
     assert np.isfinite(np.delete(got, [3, 66], 1)).all()
 
 
-@pytest.mark.parametrize(("rows", "copied"), [(20, True), (50, False), (3000, True)])
-def test_where_there_is_a_copy(rows, copied):
-    """Few rows are not worth a panel for each thread; the sums of many have no place between two panels."""
+@pytest.mark.parametrize(("rows", "steps", "copied"), [
+    (20, 40, True), (50, 40, False), (20, 1100, False), (3000, 1100, True),
+])  # fmt: skip
+def test_where_there_is_a_copy(rows, steps, copied):
+    """Few rows are not worth a panel for each thread, and have dot products if the sum is long; the sums of many rows
+    have no place between two panels."""
     n = programs.Normal("float32")
-    graph = bl.trace(lambda g, w: g @ w.T, n(rows, 1100), n(64, 1100))
+    graph = bl.trace(lambda g, w: g @ w.T, n(rows, steps), n(64, steps))
     assert any("turned" in c.label for c in Native("avx512").plan(graph).calls()) == copied
 
 

@@ -1,9 +1,10 @@
 """Products whose operands lie side by side along what is summed: tiles of dot products, in registers.
 
 No axis of the result goes through an operand by neighbours, but a summed one goes through both: the gradient of weights
-whose batch comes last, dw[i, c, k] = sum over y, x, n of x[y + i, x, c, n] g[y, x, k, n]. A tile of some rows (an axis
-that moves through a alone) by some columns (through b alone) keeps a vector of partial sums for each pair; a step loads
-rows + columns vectors for rows times columns multiply-adds. At the end the lanes of each are added up.
+whose batch comes last, dw[i, c, k] = sum over y, x, n of x[y + i, x, c, n] g[y, x, k, n]; g wT for a few rows of g; a
+matrix times a vector. A tile of some rows (an axis that moves through a alone) by some columns (through b alone) keeps
+a vector of partial sums for each pair; a step loads rows + columns vectors for rows times columns multiply-adds. At the
+end the lanes of each are added up, those of a row's columns together, which gives a vector of results.
 """
 
 from __future__ import annotations
@@ -14,22 +15,32 @@ from functools import lru_cache
 
 from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
-from backlit.executors.native.nest import NestWriter, Point, Schedule, schedule
+from backlit.executors.native.nest import NestWriter, Point, Schedule
+from backlit.executors.native.panel import LINE
 from backlit.executors.native.target import Target
-from backlit.executors.native.tiling import is_product, pieces, tiling
+from backlit.executors.native.tiling import crowded, is_product, pieces, tiling
 from backlit.executors.native.value import Value
 
 _STEP = 0.5  # cycles of a step besides its loads and multiply-adds
-_ACROSS = 8.0  # cycles that the lanes of one sum take to be added up
+_ACROSS = 6.0  # cycles until the lanes of a row's first sums are added up and stored
+_SUM = 1.4  # cycles of each sum for that, beside its multiply-adds
+_MISS = 1.5  # cycles that a line which was dropped from the first-level cache costs
+_MOST = 8  # rows, or columns, of a tile: what is gone through side by side in memory should be asked for ahead
+_OFTEN = 6  # uses of each number in a step of a loop, before which it is turned once
+SHORT = 4  # numbers in a sum, below which vectors are mostly empty
+_LEAST = 4  # results of a matrix times a vector that are worth a tile: as many sums as can be made at once
 
 
 @dataclass(frozen=True)
 class Dots:
     """How such a product is cut. A tile has up to `rows` of the axis `across` and `columns` of `down`.
 
-    `across` moves through a, the first load, `down` through b, the second one.
+    `across` moves through the load a, `down` through b. There are no more rows than columns; where a matrix is
+    multiplied by a vector there are none, `across` is -1.
     """
 
+    a: int
+    b: int
     vector: int  # the summed axis that is cut into vectors
     lanes: int
     across: int
@@ -37,11 +48,12 @@ class Dots:
     rows: int
     columns: int
     loops: tuple[int, ...]  # the other axes of the result, outermost first
+    down_first: bool  # the columns are more than the rows: each of them is read once, by all rows
 
     @property
     def split(self) -> int:
-        """The axis that threads share: the outermost plain loop, else the rows."""
-        return self.loops[0] if self.loops else self.across
+        """The axis that threads share: the outermost one."""
+        return self.loops[0] if self.loops else self.down if self.down_first else self.across
 
 
 @lru_cache(maxsize=4096)
@@ -50,61 +62,104 @@ def dots(nest: Nest, target: Target) -> Dots | None:
     if not is_product(nest) or 0 in nest.space or tiling(nest, target) is not None:
         return None
     outer, extents = range(len(nest.space)), nest.space + nest.reduced
-    a, b = (nest.prologue[k].at.strides for k in (0, 1))
-    plan = schedule(nest, target)
-    if plan.vector not in range(len(nest.space), len(extents)) or (a[plan.vector], b[plan.vector]) != (1, 1):
+    strides = [nest.prologue[k].at.strides for k in (0, 1)]
+    size = nest.prologue[3].dtype.itemsize
+    inner = [x for x in range(len(nest.space), len(extents)) if all(s[x] == 1 for s in strides)]
+    vector = max(inner, key=lambda x: extents[x], default=-1)
+    if vector < 0 or extents[vector] < SHORT:
         return None
-    vectors = nest.steps // extents[plan.vector] * -(-extents[plan.vector] // plan.lanes)
-    best: tuple[float, int, int, int, int] | None = None
-    for x in (x for x in outer if a[x] and not b[x] and extents[x] > 1):
-        for y in (y for y in outer if b[y] and not a[y] and extents[y] > 1):
-            for rows in range(2, extents[x] + 1):
-                for columns in range(2, extents[y] + 1):
-                    if rows * columns + min(rows, columns) + 1 > target.registers:
-                        break
-                    cost = sum(
-                        n * m * _cycles(r, c, vectors)
-                        for n, r in pieces(extents[x], rows)
-                        for m, c in pieces(extents[y], columns)
-                    )
-                    found = (cost / (extents[x] * extents[y]), x, y, rows, columns)
-                    best = found if best is None else min(best, found)
-    if best is None:
-        return None
-    _, x, y, rows, columns = best
-    loops = tuple(z for z in outer if z not in (x, y))
-    return Dots(plan.vector, plan.lanes, x, y, rows, columns, loops)
+    lanes = target.lanes(size)
+    while lanes > 1 and lanes // 2 >= extents[vector]:
+        lanes //= 2
+    vectors = nest.steps // extents[vector] * -(-extents[vector] // lanes)
+    alone = [[x for x in outer if strides[k][x] and not strides[1 - k][x] and extents[x] > 1] for k in (0, 1)]
+    best: tuple[float, bool, Dots] | None = None
+    for a, b in ((0, 1), (1, 0)):
+        for x in alone[a] or [-1]:
+            for y in alone[b]:
+                if x < 0 and extents[y] < _LEAST:
+                    continue
+                loops = tuple(z for z in outer if z not in (x, y))
+                gaps = (abs(strides[a][x]) * size if x >= 0 else 0, abs(strides[b][y]) * size)
+                apart = any(i.op == "store" and i.at.strides[y] != 1 for i in nest.epilogue)
+                high = extents[x] if x >= 0 else 1
+                for rows in range(min(2, high), min(high, _MOST) + 1):
+                    for columns in range(max(2, rows), min(extents[y], _MOST) + 1):
+                        if rows * columns + rows + 1 > target.registers:
+                            break
+                        cost = sum(
+                            n * m * _cycles(r, c, vectors, lanes, gaps)
+                            for n, r in pieces(high, rows)
+                            for m, c in pieces(extents[y], columns)
+                        )
+                        cut = Dots(a, b, vector, lanes, x, y, rows, columns, loops, extents[y] > high)
+                        found = (cost / (high * extents[y]), apart, cut)
+                        best = found if best is None or found[:2] < best[:2] else best
+    return best[2] if best is not None else None
 
 
-def _cycles(rows: int, columns: int, vectors: int) -> float:
-    """Of a tile: a load and a multiply-add a cycle, four until a sum is ready again."""
-    return vectors * (max(rows * columns, rows + columns, 4.0) + _STEP) + _ACROSS * rows * columns
+def _cycles(rows: int, columns: int, vectors: int, lanes: int, gaps: tuple[int, int]) -> float:
+    """Of a tile whose rows and columns lie so many bytes apart: a load and a multiply-add a cycle, four until a sum is
+    ready again. A line that two steps share is read twice."""
+    missed = sum(crowded(n, gap) for n, gap in zip((rows, columns), gaps, strict=True))
+    step = max(rows * columns, rows + columns, 4.0) + _STEP + _MISS * missed
+    return vectors * step + _ACROSS * rows * -(-columns // lanes)
+
+
+def is_worth_turning(uses: int, steps: int, length: int, itemsize: int, often: bool) -> bool:
+    """Whether an operand is better turned first, by a copy, so that vectors of results can be summed.
+
+    Each of its numbers is used so often in sums of `steps` times `length` products; the copy may serve often. It takes
+    a cycle for 8 bytes, twice that where rows are shorter than a line. Dot products lose what is missing in the last
+    vector of a row, and what it takes to add up lanes.
+    """
+    wide = LINE // itemsize
+    lost = (steps * -(-length // wide) + _SUM) / (steps * length) - 1 / wide
+    copy = itemsize / 8 * (1 if length >= wide else 2)
+    return uses * lost > copy or (often and uses >= _OFTEN)
 
 
 class DotWriter(NestWriter):
     """Writes such a product."""
 
     def __init__(self, f: Function, nest: Nest, cut: Dots, lengths: Sequence[int]) -> None:
-        super().__init__(f, nest, Schedule(cut.vector, cut.lanes, 1, cut.split), lengths)
+        super().__init__(f, nest, Schedule(cut.down, cut.lanes, 1, cut.split), lengths)
         self.cut = cut
         self.dtype = nest.prologue[3].dtype
+        self.inner.sort(key=lambda axis: axis == cut.vector)  # that one is the innermost
 
     def _level(self, depth: int, here: Point) -> None:
         self._evaluate(here, 0, prologue_too=True)
-        self._around(self.cut.loops, here, self._rows)
+        self._around(self.cut.loops, here, self._tiles)
 
-    def _rows(self, here: Point) -> None:
-        """All tiles; of each length that a share may have."""
+    def _tiles(self, here: Point) -> None:
+        """All tiles."""
         cut = self.cut
-        if cut.across != cut.split:
-            self._tiles(here, self.f.index(0), self.extents[cut.across])
+        if cut.across < 0:
+            self._each(cut.down, here, cut.columns, lambda at, columns: self._tile(at, 1, columns))
+        elif cut.down_first:
+            self._each(
+                cut.down,
+                here,
+                cut.columns,
+                lambda at, columns: self._each(
+                    cut.across, at, cut.rows, lambda at, rows: self._tile(at, rows, columns)
+                ),
+            )
         else:
-            self._of_any(lambda length: self._tiles(here, self.begin, length))
+            self._each(
+                cut.across,
+                here,
+                cut.rows,
+                lambda at, rows: self._each(
+                    cut.down, at, cut.columns, lambda at, columns: self._tile(at, rows, columns)
+                ),
+            )
 
-    def _tiles(self, here: Point, low: Value, length: int) -> None:
-        cut = self.cut
+    def _each(self, axis: int, here: Point, most: int, body: Callable[[Point, int], None]) -> None:
+        """What belongs to each piece of an axis, of which threads may share all."""
 
-        def each(axis: int, low: Value, n: int, most: int, here: Point, body: Callable[[Point, int], None]) -> None:
+        def write(low: Value, n: int) -> None:
             start = 0
             for count, size in pieces(n, most):
 
@@ -114,32 +169,37 @@ class DotWriter(NestWriter):
                 self.f.loop(0, count, 1, one, name=f"i{axis}")
                 start += count * size
 
-        def row(here: Point, rows: int) -> None:
-            zero, n = self.f.index(0), self.extents[cut.down]
-            each(cut.down, zero, n, cut.columns, here, lambda at, columns: self._tile(at, rows, columns))
-
-        each(cut.across, low, length, cut.rows, here, row)
+        if axis != self.cut.split:
+            write(self.f.index(0), self.extents[axis])
+        else:
+            self._of_any(lambda length: write(self.begin, length))
 
     def _tile(self, here: Point, rows: int, columns: int) -> None:
-        """The sums of one tile, then the epilogue on each of them."""
-        self.f.comment(f"tile of {rows} x {columns} dot products")
-        zero = self.f.const(0.0, self.dtype, self.cut.lanes)
-        totals = self._sums(len(self.outer), here, rows, columns, [zero] * (rows * columns))
-        for k, total in enumerate(totals):
-            r, c = divmod(k, columns)
-            at = self._enter(self._moved(here, self.cut.across, r), self.cut.down, self.f.index(c))
-            at.counters = dict(here.counters)
-            at.counters[self.cut.across] = here.counters[self.cut.across] + r
-            at.counters[self.cut.down] = here.counters[self.cut.down] + c
-            at.values[3] = self._across("sum", total)
-            self._evaluate(at, len(self.outer), prologue_too=False, last=True)
+        """The sums of one tile, then the epilogue on vectors of them."""
+        f, cut = self.f, self.cut
+        f.comment(f"tile of {rows} x {columns} dot products")
+        zero = f.const(0.0, self.dtype, cut.lanes)
+        totals = self._sums(0, here, rows, columns, [zero] * (rows * columns))
+        for r in range(rows):
+            row = self._moved(here, cut.across, r) if cut.across >= 0 else here
+            for first in range(0, columns, cut.lanes):
+                n = min(cut.lanes, columns - first)
+                with f.naming("sum"):
+                    found = added_up(totals[r * columns + first : r * columns + first + n])
+                at = self._moved(row, cut.down, first)
+                at.lanes, at.mask = found.lanes, f.first(found.lanes, n) if n < found.lanes else None
+                at.values[3] = found
+                self._evaluate_epilogue(at)
 
     def _moved(self, here: Point, axis: int, n: int) -> Point:
-        return self._enter(here, axis, self.f.index(n))
+        """So much further on along an axis."""
+        new = self._enter(here, axis, self.f.index(n))
+        new.counters[axis] = here.counters[axis] + n
+        return new
 
     def _sums(self, depth: int, here: Point, rows: int, columns: int, sums: Sequence[Value]) -> list[Value]:
         """The loops over the summed axes, from `depth` on; the one in vectors is the innermost."""
-        axis = self.order[depth]
+        axis = self.inner[depth]
         n, w = self.extents[axis], self.cut.lanes
         if axis != self.cut.vector:
             return self.f.loop(
@@ -158,13 +218,33 @@ class DotWriter(NestWriter):
         f, cut = self.f, self.cut
         mask = f.first(cut.lanes, count) if count < cut.lanes else None
 
-        def loaded(k: int, axis: int, n: int) -> list[Value]:
-            step = self.everything[k].at.strides[axis]
-            return [f.load(here.pointers[k].at(i * step, self.dtype), self.dtype, cut.lanes, mask) for i in range(n)]
+        def loaded(k: int, axis: int, n: int) -> Value:
+            step = self.everything[k].at.strides[axis] if axis >= 0 else 0
+            return f.load(here.pointers[k].at(n * step, self.dtype), self.dtype, cut.lanes, mask)
 
         with f.naming("a"):
-            a = loaded(0, cut.across, rows)
-        with f.naming("b"):
-            b = loaded(1, cut.down, columns)
-        with f.naming("sum"):
-            return [f.fma(x, y, sums[r * columns + c]) for r, x in enumerate(a) for c, y in enumerate(b)]
+            a = [loaded(cut.a, cut.across, r) for r in range(rows)]
+        made = list(sums)
+        for c in range(columns):
+            with f.naming("b"):
+                b = loaded(cut.b, cut.down, c)
+            with f.naming("sum"):
+                made[c::columns] = [f.fma(x, b, total) for x, total in zip(a, sums[c::columns], strict=True)]
+        return made
+
+
+def added_up(sums: Sequence[Value]) -> Value:
+    """The lanes of each of some vectors added up, halves with halves: a vector with a lane for each sum, or more.
+
+    Halves of two vectors fill one, then quarters of four, and so on, so that the additions of all are done at once.
+    """
+    vectors, size = list(sums), sums[0].lanes
+    while size > 1:
+        size //= 2
+        many = len(vectors) > 1
+        if many and len(vectors) % 2:
+            vectors.append(vectors[-1])
+        pairs = zip(vectors[::2], vectors[1::2], strict=True) if many else [(vectors[0], None)]
+        low, high = ([k for k in range((1 + many) * vectors[0].lanes) if k // size % 2 == half] for half in (0, 1))
+        vectors = [x.shuffled(low, y) + x.shuffled(high, y) for x, y in pairs]
+    return vectors[0]

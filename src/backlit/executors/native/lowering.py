@@ -16,6 +16,7 @@ import numpy as np
 from backlit.executors.native import index as ix
 from backlit.executors.native.body import Body, NeedsMemory, plain_number
 from backlit.executors.native.destination import Destination
+from backlit.executors.native.dots import SHORT, is_worth_turning
 from backlit.executors.native.fusion import VIEWS, Fusion, Group
 from backlit.executors.native.index import Affine, Index
 from backlit.executors.native.kernels import (
@@ -36,10 +37,8 @@ from backlit.ops.contraction import parts_of
 
 I64 = np.dtype(np.int64)
 
-_LONG = 16  # numbers that a dot product must have to be summed in vectors
 _MOST_ZEROS = 1.2  # times as many steps as are needed, above which loops that leave zeros out are worth it
 _FAR_LONGER = 1024  # numbers that dot products have where their tiles are as fast as others
-_WORTH_TURNING = 6  # uses of each number of a turned operand, below which dot products cost less than the copy
 
 
 class Lowering:
@@ -205,10 +204,11 @@ class Lowering:
         source = body.arguments[body.code[operands[which]].argument]
         if source not in self.fixed and turned_operand(body.space, body.reduced, places, source.type.dtype) is not None:
             return None
-        dots = any(p.strides[x] == q.strides[x] == 1 and extents[x] >= _LONG for x in range(outer, len(extents)))
-        long = len(body.reduced) > 1 and math.prod(body.reduced) > max(_FAR_LONGER, math.prod(body.space))
-        if dots and (long or math.prod(extents) < _WORTH_TURNING * elements):
-            return None
+        if any(p.strides[x] == q.strides[x] == 1 and extents[x] >= SHORT for x in range(outer, len(extents))):
+            long = len(body.reduced) > 1 and math.prod(body.reduced) > max(_FAR_LONGER, math.prod(body.space))
+            uses, sizes = math.prod(extents) // elements, (math.prod(body.reduced[:-1]), body.reduced[-1])
+            if long or not is_worth_turning(uses, *sizes, source.type.dtype.itemsize, source in self.fixed):
+                return None
         k = operands[which]
         mine = places[which]
         other = places[1 - which]  # the inner axes in the order in which the other operand goes through memory

@@ -191,13 +191,13 @@ def _cost(down: Pieces, fixed: int, across: Pieces, step: int | None) -> float:
     for n, v in across:
         for m, r in down:
             tile = r * fixed
-            rest = 2.0 * v if step is None else _MISS * _crowded(r, step)
+            rest = 2.0 * v if step is None else _MISS * crowded(r, step)
             total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + rest)
     return total * (1 + 0.02 * len(down) * len(across))
 
 
 @cache
-def _crowded(rows: int, step: int) -> int:
+def crowded(rows: int, step: int) -> int:
     """How many of the lines with the rows' numbers have no place in the first-level cache, `step` bytes apart."""
     lines = {i * step // LINE for i in range(rows)}
     return sum(max(0, n - _WAYS) for n in Counter(line % (PAGE // LINE) for line in lines).values())

@@ -35,7 +35,7 @@ def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
     return source, result
 
 
-def square(f: Function, rows: Sequence[Value]) -> list[Value]:
+def square(rows: Sequence[Value]) -> list[Value]:
     """The columns of a square matrix whose rows are these vectors."""
     n, rows = len(rows), list(rows)
     half = n // 2
@@ -45,8 +45,8 @@ def square(f: Function, rows: Sequence[Value]) -> list[Value]:
         new: list[Any] = [None] * n
         for i in range(n):
             if not i & half:
-                new[i] = _pair(f, rows[i], rows[i | half], low)
-                new[i | half] = _pair(f, rows[i], rows[i | half], high)
+                new[i] = rows[i].shuffled(low, rows[i | half])
+                new[i | half] = rows[i].shuffled(high, rows[i | half])
         rows = new
         half //= 2
     return rows
@@ -65,14 +65,9 @@ def turn(module: Module, dtype: np.dtype[Any], lanes: int, rows: int, columns: i
         mask = f.first(lanes, columns) if columns < lanes else None
         found = [f.load(source.at(apart * r, dtype), dtype, lanes, mask) for r in range(rows)]
         nothing = [f.const(0, dtype, lanes)] * (lanes - rows)
-        for r, column in enumerate(square(f, [*found, *nothing])[:columns]):
+        for r, column in enumerate(square([*found, *nothing])[:columns]):
             f.store(column, target.at(there * r, dtype))
     return name
-
-
-def _pair(f: Function, a: Value, b: Value, order: Sequence[int]) -> Value:
-    mask = ", ".join(f"i32 {k}" for k in order)
-    return f.op(f"shufflevector {a}, {b}, <{len(order)} x i32> <{mask}>", a.dtype, a.lanes)
 
 
 def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, target: Target) -> None:

@@ -245,14 +245,13 @@ class Value:
         """The number in one lane."""
         return self if self.lanes == 1 else self.f.op(f"extractelement {self}, i64 {i}", self.dtype)
 
-    def shuffled(self, order: Sequence[int]) -> Value:
-        """The lanes in another order."""
+    def shuffled(self, order: Sequence[int], other: Value | None = None) -> Value:
+        """These lanes, in this order; those of another vector are counted on."""
         if len(order) == 1:
             return self.lane(order[0])
         mask = ", ".join(f"i32 {i}" for i in order)
-        return self.f.op(
-            f"shufflevector {self}, {self.type} poison, <{len(order)} x i32> <{mask}>", self.dtype, len(order)
-        )
+        more = other or f"{self.type} poison"
+        return self.f.op(f"shufflevector {self}, {more}, <{len(order)} x i32> <{mask}>", self.dtype, len(order))
 
     # --- memory (of a pointer)
 
