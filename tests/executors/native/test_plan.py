@@ -298,8 +298,8 @@ def test_rows_near_a_multiple_of_a_page_apart_are_few_in_a_tile(dtype, near):
     n = np.dtype(dtype).itemsize
     for steps in (4096 // n, near, 4 * 4096 // n):  # all rows of a tile would want the same lines of the cache
         assert product_of(127, steps, 200, dtype).rows <= 7
-        assert product_of(200, steps, 10, dtype).rows <= 7
-    assert product_of(200, 1000, 10, dtype).rows > 7
+        assert product_of(200, steps, 12, dtype).rows <= 7
+    assert product_of(200, 1000, 12, dtype).rows > 7
 
 
 def test_tiles_fit_into_the_rows_of_a_share(monkeypatch):

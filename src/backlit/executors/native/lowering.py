@@ -31,6 +31,7 @@ from backlit.executors.native.kernels import (
 )
 from backlit.executors.native.panel import turned_operand
 from backlit.executors.native.parts import in_parts
+from backlit.executors.native.remainder import apart
 from backlit.executors.native.winograd_weights import transformed_weights
 from backlit.ir import Node, Type
 from backlit.ops.contraction import parts_of
@@ -79,7 +80,8 @@ class Lowering:
             made = self._nest(group)
             if made is None:
                 return self.before
-            return [*self.before, *(in_parts(made, self.scratch, self.winograd) if group.roots else [made])]
+            parts = in_parts(made, self.scratch, self.winograd) if group.roots else [made]
+            return [*self.before, *(call for part in parts for call in apart(part, self.scratch))]
         (root,) = group.roots
         found: list[Call | None] = getattr(self, f"_{root.op}")(root)
         return [c for c in found if c is not None]
