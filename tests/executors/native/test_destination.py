@@ -51,6 +51,20 @@ def test_products_and_sums_are_joined_in_place():
     check(graph, x, w)
 
 
+def test_what_is_joined_twice_is_written_twice():
+    def f(x, y):
+        a = ops.tanh(x)
+        return ops.concat([a, ops.exp(y)], 1), ops.concat([ops.sin(y), a], 1)
+
+    x, y = N(4, 6), N(4, 6)
+    graph = bl.trace(f, x, y)
+    assert not any("concat" in k for k in kernels(graph))
+    check(graph, x, y)
+    also_read = bl.trace(lambda x, y: (*f(x, y), ops.sum(ops.tanh(x), 0)), x, y)
+    assert any("concat" in k for k in kernels(also_read))
+    check(also_read, x, y)
+
+
 def test_what_others_read_is_copied():
     x = N(4, 6)
     joined = bl.trace(lambda x: (ops.concat([ops.tanh(x), x], 0), ops.sum(ops.tanh(x), 0)), x)

@@ -96,7 +96,8 @@ class Body:
         """Store the value of a node at its place."""
         elsewhere = self.lowering.destinations.get(node)
         if elsewhere is not None:
-            self.store_into(self.lowering.buffers[elsewhere.target], value, elsewhere.place(index, self.axes))
+            for place in elsewhere.all:
+                self.store_into(self.lowering.buffers[place.target], value, place.place(index, self.axes))
         else:
             self.store_into(self.lowering.buffers[node], value, ix.flat(index, node.type.shape, self.axes))
 

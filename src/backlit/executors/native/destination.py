@@ -1,8 +1,8 @@
 """Values that are written straight into the memory of the one value made from them.
 
 A value that is only read to be joined with others, or to be stored with its axes in another order, needs no memory of
-its own: the kernel that computes it writes each element where the result has it. The rule that holds: nobody reads such
-a value but its one reader, which then has nothing left to do for it.
+its own: the kernel that computes it writes each element where the result has it, or each of several that it is joined
+to. The rule that holds: nobody else reads such a value, and its readers then have nothing left to do for it.
 
 So it is with a value that is padded, but that others may read it too, from where it lies within the padding: all but
 those that need neighbouring memory. The padding is written first.
@@ -11,7 +11,7 @@ those that need neighbouring memory. The padding is written first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backlit.executors.native import index as ix
 from backlit.executors.native.fusion import VIEWS, Fusion, is_pointwise
@@ -25,11 +25,19 @@ _READERS = {*COMBINERS, "contract", "pad", "concat"}
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a value lies in the memory of `target`: an element at i there at offset + sum of strides[a] * i[a]."""
+    """Where a value lies in the memory of `target`: an element at i there at offset + sum of strides[a] * i[a].
+
+    `others` are further places, where nobody reads it as itself.
+    """
 
     target: Node
     offset: int
     strides: tuple[int, ...]
+    others: tuple[Destination, ...] = ()
+
+    @property
+    def all(self) -> tuple[Destination, ...]:
+        return (self, *self.others)
 
     def place(self, index: Index, axes: int) -> Affine:
         total = ix.zero(axes).plus(self.offset)
@@ -66,9 +74,9 @@ def _join(fusion: Fusion, joined: Node, place: Destination, found: dict[Node, De
     step, offset = place.strides[joined.params["axis"]], place.offset
     for x in joined.inputs:
         there = Destination(place.target, offset, place.strides)
-        if _is_only_for(fusion, x, joined):
-            found[x] = there
-        elif _is_only_for(fusion, x, joined, ("concat",)):
+        if _is_only_for(fusion, x, *(u for u in fusion.users[x] if u.op == "concat")):
+            found[x] = replace(found[x], others=(*found[x].others, there)) if x in found else there
+        elif _is_only_for(fusion, x, joined, kinds=("concat",)):
             found[x] = there
             _join(fusion, x, there, found)
         offset += x.type.shape[joined.params["axis"]] * step
@@ -114,13 +122,13 @@ def _is_read_anywhere(fusion: Fusion, x: Node) -> bool:
     return True
 
 
-def _is_only_for(fusion: Fusion, x: Node, reader: Node, kinds: Sequence[str] = _NESTS) -> bool:
-    """Whether a group of these kinds computes x, and for this reader alone."""
+def _is_only_for(fusion: Fusion, x: Node, *readers: Node, kinds: Sequence[str] = _NESTS) -> bool:
+    """Whether a group of these kinds computes x, and for these readers alone."""
     home = fusion.home.get(x)
     if home is None or home.kind not in kinds or x not in fusion.stored:
         return False
-    alone = fusion.users[x] == [reader] and reader.inputs.count(x) == 1
-    return alone and x not in fusion.outputs and x.type.dtype == reader.type.dtype
+    alone = fusion.users[x] == [*readers] and all(r.inputs.count(x) == 1 for r in readers)
+    return alone and x not in fusion.outputs and all(r.type.dtype == x.type.dtype for r in readers)
 
 
 def _last(shape: Sequence[int]) -> int:

@@ -62,7 +62,8 @@ class Lowering:
         self.names, self.winograd = names, winograd
         self.fusion, self.buffers, self.destinations, self.scratch = fusion, buffers, destinations, scratch
         self.fixed = fixed  # what is the same at each step of the loop that is being lowered
-        self._filled = {d.target for d in destinations.values()}  # by those that compute what is in it
+        places = (d for found in destinations.values() for d in found.all)
+        self._filled = {d.target for d in places}  # by those that compute what is in it
         self.now = 0  # the position of the group that is being lowered
         self.before: list[Call] = []  # what the kernel that is being lowered needs first
 
@@ -269,7 +270,7 @@ class Lowering:
         made: list[Call | None] = []
         for x in node.inputs:
             there = self.destinations.get(x)
-            if there is None or there.target is not own.target:  # it may lie within a padding instead
+            if there is None or all(d.target is not own.target for d in there.all):  # it may lie in a padding instead
                 made.append(self.copy(x, self.buffers[own.target], (node,), Affine(offset, own.strides)))
             offset += x.type.shape[axis] * own.strides[axis]
         return made
