@@ -364,3 +364,15 @@ def test_a_bias_joins_its_product_although_many_read_the_sum():
     n = programs.Normal("float32")
     graph = bl.trace(lambda x, w, b: ops.softmax(x @ w + b), n(40, 24), n(24, 12), n(12))
     assert labels(graph)[0] == "contract add"
+
+
+@pytest.mark.parametrize(("rows", "steps", "columns", "asked"), [
+    (9000, 200, 5, True), (3001, 64, 16, True), (200, 200, 5, False), (9000, 200, 200, False), (9000, 2000, 5, False),
+])  # fmt: skip
+def test_rows_from_memory_are_asked_for_before_they_are_used(rows, steps, columns, asked):
+    n = programs.Normal("float32")
+    a, b = n(rows, steps), n(steps, columns)
+    graph = bl.trace(lambda a, b: a @ b, a, b)
+    assert ("llvm.prefetch" in graph.llvm(target="avx512")) == asked
+    (got,) = NATIVE.compile(graph)(a, b)
+    np.testing.assert_allclose(got, a @ b, rtol=0, atol=1e-3)

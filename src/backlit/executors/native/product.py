@@ -21,6 +21,7 @@ from backlit.executors.native.value import Value
 _UNROLL = 32  # multiply-adds of a round: a small tile takes several steps in one
 _WINDOW = 7  # steps at once where rows read the same: all places of a window along a line
 _LONG = 8  # an epilogue of more instructions is a loop over the vectors of a tile, kept on the stack
+_RUN = 1024  # bytes of a row that are asked for at once
 _NEAR = 512 * 1024  # bytes that are in a core's caches anyway
 
 
@@ -158,6 +159,7 @@ class ProductWriter(NestWriter):
                 self.ahead = [
                     *self._panel_ahead(before + i, sum(n for n, _ in made), vectors),
                     *self._ahead(at, rows, vectors),
+                    *self._rows_ahead(at, rows, vectors),
                 ]
                 self._tile(at, rows, vectors, partial)
 
@@ -195,6 +197,22 @@ class ProductWriter(NestWriter):
             for k in self.read:
                 step = self.everything[k].at.strides[self.cut.cut]
                 self._fetch(here.pointers[k].at(r * step, self.dtype), vectors)
+
+        return [Ahead(rows, fetch)]
+
+    def _rows_ahead(self, here: Point, rows: int, vectors: int) -> list[Ahead]:
+        """The next tile's rows of an a that comes from memory and is read once, by the only block of columns."""
+        cut, place = self.cut, self.everything[self.cut.a].at
+        run, row = self.steps * self.dtype.itemsize, place.strides[cut.cut]
+        near = self.nest.space[cut.cut] * run <= _NEAR or run > _RUN
+        if near or self.nest.space[cut.columns] > vectors * cut.lanes or len(self.extents) - self.inner_start > 1:
+            return []
+        if place.strides[-1] != 1 or row != self.steps:
+            return []
+
+        def fetch(r: Value) -> None:
+            for n in range(0, run, LINE):
+                self.f.prefetch(here.pointers[cut.a].at((r + rows) * row + n // self.dtype.itemsize, self.dtype))
 
         return [Ahead(rows, fetch)]
 
