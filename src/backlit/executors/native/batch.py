@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from backlit.executors.native.fusion import is_pointwise
 from backlit.executors.native.kernels import COMBINERS
+from backlit.executors.native.winograd import left_over
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import permute_dims, reshape
@@ -29,6 +30,7 @@ from backlit.tracing import Traced
 
 _MOVED = 8.0  # multiply-adds in the time in which a number is transposed
 _FASTER = 0.5  # of the time of a 3x3 convolution of many channels, which other ways than a product may take less
+_APART = 3  # columns in whose time one is summed that vectors leave over
 _FAR = 2048  # bytes from one place of an image to the next, of which the caches hold few
 
 
@@ -270,4 +272,5 @@ def _back(at: int, ndim: int) -> tuple[int, ...]:
 
 def _waste(n: int) -> float:
     """Time that n columns take beyond their own, in parts of theirs: half a vector is the least that counts."""
-    return -(-n // 8) * 8 / n - 1
+    rest = left_over(n, 4)
+    return (-(-(n - rest) // 8) * 8 + _APART * rest) / n - 1
