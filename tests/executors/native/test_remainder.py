@@ -71,7 +71,7 @@ def test_their_numbers_in_any_number_of_shares(name, target):
 
 @pytest.mark.parametrize(("size", "count"), [
     ((120, 300, 33), 2), ((120, 300, 32), 1), ((120, 300, 36), 1), ((120, 300, 49), 1), ((4, 30, 33), 1),
-    ((4000, 17, 17), 1),
+    ((4000, 17, 17), 2), ((4000, 15, 17), 1), ((4000, 17, 18), 1),
 ])  # fmt: skip
 def test_few_columns_of_many_steps_only(size, count):
     m, k, n = size

@@ -19,7 +19,7 @@ from backlit.ir import Type
 
 _VECTORS = 2  # whole ones at most, of which another half is much
 _SIDE_BY_SIDE = 16  # numbers at least that lie so,
-_LONG = 32  # of so many in all, for a dot product to be quicker
+_LONG = 16  # of so many in all for each column, for dot products to be quicker
 _WORK = 1 << 15  # steps of all rows, so that more kernels do not matter
 _BETTER = 0.9  # of the room in vectors, for which tiles are cut along another axis anyway
 
@@ -46,7 +46,7 @@ def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
     if others:
         other = min(vectors(m, itemsize) / m for m in others)
         return [call] if other < _BETTER * vectors(n, itemsize) / n else [whole, last]
-    if a[-1] != 1 or nest.reduced[-1] < _SIDE_BY_SIDE or nest.steps < _LONG:
+    if a[-1] != 1 or nest.reduced[-1] < _SIDE_BY_SIDE or nest.steps < _LONG * rest:
         return [call]
     if b.at.strides[-1] == 1:
         return [whole, last]
