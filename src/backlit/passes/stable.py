@@ -37,12 +37,12 @@ def _is_largest(node: Node, x: Node) -> bool:
     return node.op == "max" and _source(node.inputs[0]) is _source(x)
 
 
-def _may_overflow(exponent: Node) -> bool:
+def may_overflow(exponent: Node) -> bool:
     """Whether e^x of this x may be infinite: not if the largest element has been taken out."""
     return exponent.op != "subtract" or not _is_largest(exponent.inputs[1], exponent.inputs[0])
 
 
-def _sum_of_exp(node: Node) -> tuple[Node, tuple[int, ...]] | None:
+def sum_of_exp(node: Node) -> tuple[Node, tuple[int, ...]] | None:
     """x and the axes of a sum(e^x) over some axes, whatever shape it was given."""
     total = _source(node)
     if total.op != "sum" or total.inputs[0].op != "exp" or total.type.size != node.type.size:
@@ -59,8 +59,8 @@ def _log_of_exp(node: Node) -> Value | None:
 
 def _log_of_sum_of_exp(node: Node) -> Value | None:
     """log(sum(e^x)) = logsumexp(x): one large element overflows, and only small ones add up to 0."""
-    found = _sum_of_exp(node.inputs[0])
-    if found is None or not _may_overflow(found[0]) or 0 in found[0].type.shape:
+    found = sum_of_exp(node.inputs[0])
+    if found is None or not may_overflow(found[0]) or 0 in found[0].type.shape:
         return None
     x, axis = found
     return reshape(logsumexp(Traced(x), axis), node.type.shape)
@@ -75,7 +75,7 @@ def _log_of_quotient(node: Node) -> Value | None:
     if quotient.op != "divide" or quotient.inputs[0].op != "exp":
         return None
     e, s = quotient.inputs
-    if _may_overflow(e.inputs[0]) or _sum_of_exp(s) is None:
+    if may_overflow(e.inputs[0]) or sum_of_exp(s) is None:
         return None
     return Traced(e.inputs[0]) - ew.log(Traced(s))
 
@@ -129,13 +129,13 @@ def _exp_minus_one(node: Node) -> Value | None:
 def _softmax(node: Node) -> Value | None:
     """e^x / sum(e^x) with the largest element taken out: inf / inf is nan, and so is 0 / 0."""
     e, total = node.inputs
-    found = _sum_of_exp(total)
+    found = sum_of_exp(total)
     if e.op != "exp" or e.type != node.type or found is None or found[0] is not e.inputs[0]:
         return None
     x, axis = found
     kept = tuple(1 if a in axis else n for a, n in enumerate(x.type.shape))
     aligned = (1,) * (e.type.ndim - total.type.ndim) + total.type.shape
-    if not _may_overflow(x) or aligned != kept or 0 in x.type.shape:
+    if not may_overflow(x) or aligned != kept or 0 in x.type.shape:
         return None
     if len(axis) == 1:
         return softmax(Traced(x), axis[0])

@@ -12,6 +12,7 @@ from backlit.executors.native.convolution import direct, prepared
 from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
 from backlit.executors.native.remade import remade
+from backlit.executors.native.softmax import by_quotient
 from backlit.executors.reference import Reference
 from backlit.passes import simplify
 
@@ -174,6 +175,49 @@ def test_a_row_that_is_named_twice_is_scattered():
     graph = bl.trace(f, x, y)
     (got,), (wanted,) = Native().compile(graph)(x, y), Reference().compile(graph)(x, y)
     np.testing.assert_allclose(got, wanted)
+
+
+def attended(softmax):
+    def f(x, w):
+        return ops.sum(ops.tanh(softmax(x) @ w))
+
+    return bl.grad(f, argnums=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_gradient_of_softmax_needs_neither_its_exponentials_nor_their_sum(dtype):
+    n = programs.Normal(dtype)
+    x, w = n(5, 7, 30), n(30, 8)
+    graph = bl.trace(attended(ops.softmax), x, w)
+    found = prepared(graph)
+    legality.check(found)
+    (e,) = [node for node in found.nodes if node.op == "exp"]
+    assert sorted(node.op for node in found.nodes if e in node.inputs) == ["divide", "sum"]
+    assert ops_of(found).count("divide") == 1
+    x[0, 0, 0], x[0, 1, 1], x[0, 2, 2], x[0, 3, :] = np.nan, np.inf, -np.inf, -np.inf
+    for target in ("host", "avx2", "sse2"):
+        (got,) = Native(target).compile(graph)(x, w)
+        tolerance = 1e-5 if dtype == "float32" else 1e-13
+        np.testing.assert_allclose(got, Reference().compile(graph)(x, w)[0], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "quotient",
+    [
+        lambda x, e: e / (1.0 + ops.sum(e, 1, keepdims=True)),  # another sum
+        lambda x, e: e / ops.sum(ops.exp(x), 1, keepdims=True),  # that may overflow
+    ],
+)
+def test_a_quotient_that_is_no_softmax_is_differentiated_as_it_stands(quotient):
+    n = programs.Normal("float32")
+    x, w = n(5, 30), n(30, 8)
+    graph = bl.trace(attended(lambda x: quotient(x, ops.exp(x - ops.max(x, 1, keepdims=True)))), x, w)
+    before = simplify(graph)
+    assert by_quotient(before) is before
+    for a in (x, x * 100):
+        np.testing.assert_allclose(
+            Native().compile(graph)(a, w)[0], Reference().compile(graph)(a, w)[0], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_parts_of_a_value_are_joined_on_the_way_back():

@@ -30,6 +30,7 @@ from backlit.executors.native.phases import Kept, by_phases, folded
 from backlit.executors.native.pooling import spread_back
 from backlit.executors.native.rectified import rectified
 from backlit.executors.native.remade import remade
+from backlit.executors.native.softmax import by_quotient
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import flip, permute_dims, reshape
@@ -46,7 +47,9 @@ _WORK = 1 << 16  # a product that is worth more kernels than one
 
 def prepared(graph: Graph) -> Graph:
     """The graph as this executor compiles it: after the passes that all may use, and its own."""
-    return simplify(remade(joined(selected(rectified(spread_back(direct(batch_innermost(simplify(graph)))))))))
+    return simplify(
+        remade(joined(selected(by_quotient(rectified(spread_back(direct(batch_innermost(simplify(graph)))))))))
+    )
 
 
 def direct(graph: Graph) -> Graph:
