@@ -12,6 +12,7 @@ from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
+from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference
 
@@ -125,3 +126,12 @@ def test_results_take_the_memory_of_whatever_fits(step, taken):
     assert plan(prepared(graph), (0, 1)).taken == taken
     for got, value in zip(Native().compile(graph, (0, 1))(a.copy(), b.copy()), wanted, strict=True):
         np.testing.assert_allclose(got, value, rtol=1e-6, atol=1e-6)
+
+
+def test_threads_share_long_updates_from_line_to_line():
+    step, state, data = training((70, 65, 5))
+    (loop,) = Native("avx512").compile_loop(step, len(state), 2).plan([ROWS, ROWS]).steps
+    updates = [c for c in loop.calls if "sqrt" in {n.op for n in c.nodes} and not c.kernel.prologue]
+    sizes = {c.kernel.points: share_of(c, known("avx512")).size(2) for c in updates}
+    assert sizes == {70 * 65: 2288, 65: 33, 65 * 5: 163, 5: 3}  # only the first is worth it
+    compare(step, state, data, Native(), 2e-3)

@@ -9,7 +9,7 @@ step along the axis that is cut, and a share goes equally far through the buffer
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from backlit.executors.native.dots import dots
@@ -30,6 +30,9 @@ from backlit.executors.native.nest import schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import split_axis, tiling
 from backlit.executors.native.winograd_product import split_of
+
+_LINE = 16  # elements that end where a line of the caches does, in float32 and float64
+_LONG = 4096  # elements
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,23 @@ def share_of(call: Call, target: Target) -> Share:
     """How a call is shared."""
     kernel = call.kernel
     if isinstance(kernel, Nest):
-        return _share_of_nest(kernel, target)
+        share = _share_of_nest(kernel, target)
+        return replace(share, grain=_LINE) if _is_long_update(call) else share
     if isinstance(kernel, Rows):
         return Share(0, kernel.space[0])
     if isinstance(kernel, Search | Sort | RunningSum | WinogradSum):
         return Share(0, kernel.shape[0])
     return Share(-1, 0)
+
+
+def _is_long_update(call: Call) -> bool:
+    """Whether a call goes through parameters, or the like, from end to end.
+
+    Then it is worth a barrier that shares start at a line of the caches: from within one, each vector touches two.
+    """
+    nest = call.kernel
+    long = not nest.prologue and len(nest.space) == 1 and nest.space[0] >= _LONG
+    return long and any(b.kind == "output" for b in call.written())
 
 
 @lru_cache(maxsize=4096)
