@@ -240,9 +240,16 @@ def compile_step(
     step: TrainingStep | Callable[..., tuple[Tree, Tree]], executor: Executor, carry: Sequence[Tree], stretch: Stretch
 ) -> Program:
     """The step for batches like those of the stretch, as a program of the executor."""
-    batch = {r: np.broadcast_to(np.zeros((), a.dtype), (stretch.batch, *a.shape[1:])) for r, a in stretch.data.items()}
+
+    def like(shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array without memory of its own: the graph of a step may be asked for later, and would keep another."""
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    batch = {r: like((stretch.batch, *a.shape[1:]), a.dtype) for r, a in stretch.data.items()}
     batch = {r: batch[r] for r in ROLES if r in batch}
     held, _, carried = flatten(tuple(carry))
+    held = [like(a.shape, a.dtype) for a in held]
+    carry = unflatten(carried, held)
 
     def traced(step: Callable[..., tuple[Tree, Tree]]) -> Trace:
         trace = trace_function(step, *carry, **batch)

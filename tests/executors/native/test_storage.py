@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import backlit as bl
-from backlit import ops
+from backlit import nn, ops
 from backlit.executors.native import Native
+from backlit.executors.native import storage as storage_module
 from backlit.executors.native.storage import Storage, block, storage
 from backlit.ir import Type
+from backlit.train import run
 
 F32 = np.dtype(np.float32)
 
@@ -84,3 +86,16 @@ def test_programs_of_one_kind_of_state_share_its_memory_and_none_outlives_them()
     del found
     state, _ = loop([np.zeros(t.shape, np.float32) for t in types], [], np.zeros((2, 0), np.int64))
     assert state[1].ctypes.data == place
+
+
+def test_runs_of_a_trainer_take_memory_for_three_states(monkeypatch):
+    """Those that a stretch begins and ends with, and that of the network; whatever the sizes of the batches."""
+    made, take = [], storage_module.block
+    monkeypatch.setattr(storage_module, "block", lambda size: made.append(size) or take(size))
+    monkeypatch.setattr(run, "STRETCH_SECONDS", 0.0)  # a step a call
+    x, y = np.ones((50, 7), np.float32), np.arange(50) % 3
+    net = bl.Network([nn.Dense(9), nn.Dense(3)], input_shape=(7,), seed=0)
+    trainer = bl.Trainer(net, "crossentropy", "adam", executor=Native())
+    for epochs in (1, 1, 3):
+        trainer.fit(x, y, epochs=epochs, batch_size=16, validation=0.1, progress=False)
+    assert len(made) == 3
