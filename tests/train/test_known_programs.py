@@ -192,6 +192,6 @@ def test_a_step_that_gives_another_structure_is_refused():
 
 
 def test_every_op_of_backlit_may_be_named():
-    from backlit.executors.native.digest import _is_own
+    from backlit.executors.native.digest import _is_builtin
 
-    assert not [op.name for op in OPS.values() if not _is_own(op)]
+    assert not [op.name for op in OPS.values() if not _is_builtin(op)]
