@@ -77,6 +77,13 @@ def test_what_fills_vectors_stays(channels, outputs, n):
     assert batch_innermost(graph) is graph
 
 
+@pytest.mark.parametrize(("window", "moves"), [(7, False), (5, True)])
+def test_a_filter_that_vectors_leave_over_costs_little_where_a_line_of_the_window_is_long(window, moves):
+    x, w = np.zeros((7, 57, 57, 3), "float32"), np.zeros((window, window, 3, 17), "float32")
+    graph = simplify(bl.trace(lambda x, w: ops.conv(x, w, stride=2), x, w))
+    assert (batch_innermost(graph) is not graph) is moves
+
+
 def test_a_value_that_others_ask_for_has_its_own_order():
     normal = programs.Normal("float64")
     w, v, x = normal(3, 3, 1, 3), normal(3, 3, 3, 5), normal(16, 20, 21, 1)

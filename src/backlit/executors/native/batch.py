@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from backlit.executors.native.fusion import is_pointwise
 from backlit.executors.native.kernels import COMBINERS
+from backlit.executors.native.remainder import SIDE_BY_SIDE
 from backlit.executors.native.winograd import left_over
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
@@ -163,7 +164,7 @@ class _Chain:
                 work = math.prod(sizes.values())
                 if node in self.place or (result[0] != left[0] and all(i in self.place for i in node.inputs)):
                     columns = sizes[right[-1] if right[-1] in result else result[self.place.get(node, -1)]]
-                    saved += work * (_waste(columns) - _waste(self.n))
+                    saved += work * (_waste(columns, _beside(node)) - _waste(self.n))
                     weights = node if result[0] != left[0] else node.inputs[1]
                     saved -= work * _FASTER * (weights.type.shape[:-2] == (3, 3) and min(weights.type.shape[-2:]) >= 16)
         crossing = [*self.entering, *(v for v in self.place if v in self.graph.outputs)]
@@ -270,7 +271,16 @@ def _back(at: int, ndim: int) -> tuple[int, ...]:
     return tuple(order.index(a) for a in range(ndim))
 
 
-def _waste(n: int) -> float:
+def _beside(node: Node) -> int:
+    """How many numbers lie side by side in what a product sums: channels, and the places of a window in a line."""
+    seen = next((i for i in node.inputs if i.op == "windows"), None)
+    if seen is None:
+        return node.inputs[0].type.shape[-1]
+    line = seen.params["size"][-1] if seen.params["dilation"][-1] == 1 else 1
+    return line * seen.inputs[0].type.shape[-1]
+
+
+def _waste(n: int, beside: int = 0) -> float:
     """Time that n columns take beyond their own, in parts of theirs: half a vector is the least that counts."""
-    rest = left_over(n, 4)
+    rest = left_over(n, 4) if beside >= SIDE_BY_SIDE else 0
     return (-(-(n - rest) // 8) * 8 + _APART * rest) / n - 1

@@ -18,7 +18,7 @@ from backlit.executors.native.winograd import left_over, vectors
 from backlit.ir import Type
 
 _VECTORS = 2  # whole ones at most, of which another half is much
-_SIDE_BY_SIDE = 16  # numbers at least that lie so,
+SIDE_BY_SIDE = 16  # numbers at least that lie so,
 _LONG = 16  # of so many in all for each column, for dot products to be quicker
 _WORK = 1 << 15  # steps of all rows, so that more kernels do not matter
 _BETTER = 0.9  # of the room in vectors, for which tiles are cut along another axis anyway
@@ -42,11 +42,11 @@ def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
         return [call]
     whole = replace(call, kernel=_of_columns(nest, axis, 0, n - rest))
     last = replace(call, kernel=_of_columns(nest, axis, n - rest, rest))
-    others = [m for x, m in enumerate(nest.space) if a[x] == 1 and b.at.strides[x] == 0 and m >= _SIDE_BY_SIDE]
+    others = [m for x, m in enumerate(nest.space) if a[x] == 1 and b.at.strides[x] == 0 and m >= SIDE_BY_SIDE]
     if others:
         other = min(vectors(m, itemsize) / m for m in others)
         return [call] if other < _BETTER * vectors(n, itemsize) / n else [whole, last]
-    if a[-1] != 1 or nest.reduced[-1] < _SIDE_BY_SIDE or nest.steps < _LONG * rest:
+    if a[-1] != 1 or nest.reduced[-1] < SIDE_BY_SIDE or nest.steps < _LONG * rest:
         return [call]
     if b.at.strides[-1] == 1:
         return [whole, last]
