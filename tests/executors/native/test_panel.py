@@ -72,14 +72,15 @@ def test_what_is_outside_of_a_panel_does_not_matter():
     assert np.isfinite(np.delete(got, [3, 66], 1)).all()
 
 
-@pytest.mark.parametrize(("rows", "steps", "copied"), [
-    (20, 40, True), (50, 40, False), (20, 1100, False), (3000, 1100, True),
+@pytest.mark.parametrize(("rows", "columns", "steps", "copied"), [
+    (20, 64, 40, True), (50, 64, 40, False), (20, 64, 1100, False), (3000, 64, 1100, True), (100, 3, 129, False),
+    (100, 3, 9, True),
 ])  # fmt: skip
-def test_where_there_is_a_copy(rows, steps, copied):
-    """Few rows are not worth a panel for each thread, and have dot products if the sum is long; the sums of many rows
-    have no place between two panels."""
+def test_where_there_is_a_copy(rows, columns, steps, copied):
+    """Few rows are not worth a panel for each thread, and have dot products if the sum is long, or fewer columns than a
+    vector has; the sums of many rows have no place between two panels."""
     n = programs.Normal("float32")
-    graph = bl.trace(lambda g, w: g @ w.T, n(rows, steps), n(64, steps))
+    graph = bl.trace(lambda g, w: g @ w.T, n(rows, steps), n(columns, steps))
     assert any("turned" in c.label for c in Native("avx512").plan(graph).calls()) == copied
 
 
