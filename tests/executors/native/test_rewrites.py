@@ -77,6 +77,7 @@ def test_a_gradient_is_added_back_along_axes_where_a_convolution_would_waste_wor
         ((3, 9, 8, 16), (3, 3, 16, 5), {"stride": 2, "padding": 1}, [(2, 2), (2, 1), (1, 2), (1, 1)]),
         ((3, 9, 8, 16), (4, 4, 16, 5), {"stride": 2}, [(2, 2)]),  # all phases are one convolution
         ((3, 9, 8, 16), (4, 4, 16, 5), {"stride": 2, "padding": 1}, [(2, 2)] * 4),
+        ((3, 9, 8, 8), (3, 3, 8, 5), {"stride": 2}, [(2, 2), (2, 1), (1, 2), (1, 1)]),
         ((3, 9, 8, 3), (4, 4, 3, 16), {"stride": 2, "padding": 1}, [(2, 2)]),  # columns are few: they stay together
         ((3, 9, 8, 17), (1, 1, 17, 3), {"stride": 2}, [(1, 1)]),
         ((3, 11, 10, 16), (5, 2, 16, 3), {"stride": (3, 2), "padding": 2}, [(2, 1), (2, 1), (1, 1)]),

@@ -116,7 +116,7 @@ def _convolved(node: Node, kept: Kept | None) -> Value | None:
     last = result[ndim - 1 : ndim] if result[ndim - 1] not in right else ""  # the batch, if it comes after the channels
     channels = math.prod(sizes[c] for c in result[:ndim] if c in right and c not in left)
     wide = last != "" or any(c in left and c in right for c in result[:ndim])
-    phased = by_phases(node, fold, kept, wide or channels >= _FEW)
+    phased = by_phases(node, fold, kept, max(channels, _FEW if wide else 0))
     if phased is not None:
         return phased
     direct, back = _ways(node, channels, wide)

@@ -30,6 +30,8 @@ Kept: TypeAlias = tuple[tuple[int, int], ...]
 """The range along each axis of what is read of a value."""
 
 _MOST = 16  # convolutions that one is cut into
+_FULL = 16  # columns that fill a vector,
+_ENOUGH = 8  # and that fill a narrower one
 
 
 @dataclass(frozen=True)
@@ -88,30 +90,31 @@ class _Axis:
     phases: tuple[_Phase, ...]
 
 
-def by_phases(node: Node, fold: Folded, kept: Kept | None, wide: bool) -> Value | None:
+def by_phases(node: Node, fold: Folded, kept: Kept | None, columns: int) -> Value | None:
     """A fold with strides in phases, of `kept` alone with zeros around it; None where it is left to other ways.
 
-    `wide`: vectors are full although phases are apart.
+    `columns` are what each phase has for vectors.
     """
     p = node.params
     if not any(s > 1 for s in p["stride"]) or node.type.size == 0:
         return None
     if any(s > 1 and d > 1 for s, d in zip(p["stride"], p["dilation"], strict=True)):
         return None
-    axes = [_axis(node, n, kept, wide) for n in range(len(p["axes"]))]
+    axes = [_axis(node, n, kept, columns >= _FULL) for n in range(len(p["axes"]))]
     pieces = math.prod(len(x.phases) for x in axes)
-    if pieces > _MOST or (pieces > 1 and not wide) or any(x.high <= x.low for x in axes):
+    if pieces > _MOST or (pieces > 1 and columns < _ENOUGH) or any(x.high <= x.low for x in axes):
         return None
     return _Writer(node, fold, axes).write()
 
 
-def _axis(node: Node, n: int, kept: Kept | None, wide: bool) -> _Axis:
+def _axis(node: Node, n: int, kept: Kept | None, full: bool) -> _Axis:
+    """`full`: a phase fills vectors alone."""
     p = node.params
     k, s, d, extent = p["size"][n], p["stride"][n], p["dilation"][n], p["extent"][n]
     low, high = kept[p["axes"][n]] if kept is not None else (0, extent)
     if s == 1:
         return _Axis(low, high, 0, high - low, d, (_Phase(0, 1, k, low, 1),))
-    if k % s == 0 and (low % s == 0 or not wide):
+    if k % s == 0 and (low % s == 0 or not full):
         before = low % s
         phase = _Phase(0, s, k // s, low // s, s)
         return _Axis(low, high, before, -(-(high - low + before) // s), 1, (phase,))
