@@ -210,9 +210,12 @@ class Lowering:
         if any(p.strides[x] == q.strides[x] == 1 and extents[x] >= SHORT for x in range(outer, len(extents))):
             long = len(body.reduced) > 1 and math.prod(body.reduced) > max(_FAR_LONGER, math.prod(body.space))
             uses, sizes = math.prod(extents) // elements, (math.prod(body.reduced[:-1]), body.reduced[-1])
-            if long or not is_worth_turning(
-                uses, body.space[column], *sizes, source.type.dtype.itemsize, source in self.fixed
-            ):
+            mine, other, width = places[which], places[1 - which], 1
+            for x in range(column, -1, -1):  # axes that will be one
+                if mine.strides[x] != mine.strides[column] * width or other.strides[x]:
+                    break
+                width *= body.space[x]
+            if long or not is_worth_turning(uses, width, *sizes, source.type.dtype.itemsize, source in self.fixed):
                 return None
         k = operands[which]
         mine = places[which]
