@@ -41,6 +41,10 @@ def by_input(x, w, b):
     return bl.grad(lambda x: ops.sum(ops.tanh(x @ w) * b))(x)
 
 
+def by_input_of_groups(x, w, b):
+    return bl.grad(lambda x: ops.sum(ops.conv(x, w, padding="same", groups=2) ** 2.0 * b))(x)
+
+
 CASES = {
     "dense": (dense, (120, 300), (300, 33), 33, 2),
     "dense of two": (dense, (130, 270), (270, 18), 18, 2),
@@ -50,6 +54,7 @@ CASES = {
     "by weights of one": (by_weights, (7, 25, 26, 33), (1, 1, 33, 33), 33, 2),
     "by weights along the others": (by_weights, (3, 25, 26, 18), (3, 3, 18, 17), 17, 1),
     "by input": (by_input, (500, 17), (17, 70), 70, 3),
+    "by input of groups": (by_input_of_groups, (2, 16, 5, 34), (3, 3, 17, 64), 64, 2),
 }
 
 

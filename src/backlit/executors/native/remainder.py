@@ -50,6 +50,8 @@ def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
         return [call]
     if b.at.strides[-1] == 1:
         return [whole, last]
+    if any(s for x, s in enumerate(b.at.strides[: len(nest.space)]) if x != axis):
+        return [call]  # weights of a group or a batch each
     if sum(i.argument == b.argument for i in nest.prologue + nest.epilogue) > 1:
         return [call]
     return [whole, *_with_copy(last, number, axis, scratch)]
