@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from backlit.executors.native.kernels import Nest, Winograd
 from backlit.executors.native.panel import LINE, PAGE, steps_of_panel, turned_operand
@@ -70,44 +70,15 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     """How to cut the nest; None where it is no product, or has no axis of columns."""
     if not is_product(nest):
         return None
-    total = nest.prologue[3]
-    strides = [nest.prologue[k].at.strides for k in (0, 1)]
-    outer = range(len(nest.space))
-    stored = [i.place.strides for i in nest.epilogue if i.op == "store" and i.place is not None]
-
-    def rows_of(b: int) -> list[int]:
-        return [x for x in outer if strides[1 - b][x] != 0 and strides[b][x] == 0]
-
-    full = target.lanes(total.dtype.itemsize)
-    choices = []
-    for axis in outer:
-        n = nest.space[axis]
-        neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
-        far = sum(i.place.strides[axis] not in (0, 1) for i in nest.epilogue if i.place is not None)
-        time = nest.steps * _filled(n, full) / n + far * _SCATTERED * full
-        for b in (0, 1):
-            steps = strides[b][axis], strides[1 - b][axis]
-            if (steps == (1, 0) and n > 2) or (steps == (1, 1) and n > 4 and rows_of(b)):
-                choices.append((neat >= 0, steps == (1, 0), min(n, 64), neat, b, axis, time))
-    turned = False
-    if not choices:
-        places = [nest.prologue[k].at for k in (0, 1)]
-        found = turned_operand(nest.space, nest.reduced, places, total.dtype)
-        if found is None:
-            return None
-        turned, choices = True, [(True, True, 0, 0, found, len(nest.space) - 1, 0.0)]
-    neat, single, _, _, b, columns, time = max(choices)
-    usual = time if neat else 2 * nest.steps
-    quicker = [c for c in choices if c[1] and rows_of(c[4]) and c[-1] < _BETTER * usual]
-    if quicker:
-        _, single, _, _, b, columns, _ = min(quicker, key=lambda c: c[-1])
-    elif not neat:
+    size, full = nest.prologue[3].dtype.itemsize, target.lanes(nest.prologue[3].dtype.itemsize)
+    chosen = _columns(nest, full)
+    if chosen is None:
         return None
-    a = 1 - b
-    lanes = full
+    b, columns, single, turned = chosen.b, chosen.axis, chosen.alone, chosen.turned
+    a, lanes = 1 - b, full
     while lanes > 1 and lanes // 2 >= nest.space[columns]:
         lanes //= 2
-    rows = [x for x in rows_of(b) if x != columns]
+    rows = [x for x in _rows(nest, b) if x != columns]
     vectors_all = -(-nest.space[columns] // lanes)
     inside: list[int] = []
     fixed = 1
@@ -118,8 +89,8 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     while True:
         cut = rows[-1] if rows else -1
         extent = nest.space[cut] if rows else 1
-        step = abs(strides[a][cut]) * total.dtype.itemsize if rows else 0
-        loops = tuple(x for x in outer if x != columns and x != cut and x not in inside)
+        step = abs(nest.prologue[a].at.strides[cut]) * size if rows else 0
+        loops = tuple(x for x in range(len(nest.space)) if x != columns and x != cut and x not in inside)
         share = extent if loops else -(-extent // SHARES)
         most = min(_ALONE if extent * fixed <= 2 else 4, vectors_all)
         count, vectors = _tile(share, fixed, vectors_all, most, limit + 2, step if single else None)
@@ -127,29 +98,61 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
             break
         fixed *= extent  # all of them are half a tile: the next axis is cut instead
         inside.insert(0, rows.pop())
-    parts = _in_parts(nest, total.dtype.itemsize, columns)
     plain = single and not inside and not loops and cut >= 0
-    part, size = 0, total.dtype.itemsize
+    part = 0
     if (plain and len(nest.reduced) == 1) or turned:
-        apart = abs(strides[b][len(nest.space)]) * size
+        apart = abs(nest.prologue[b].at.strides[len(nest.space)]) * size
         part = steps_of_panel(nest.steps, extent, apart, vectors * lanes * size, turned)
     heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
     by_columns = plain and nest.space[columns] >= _BLOCKS * vectors * lanes and (heavy or (part > 0 and not turned))
     return Tiling(
-        a,
-        b,
-        columns,
-        cut,
-        tuple(inside),
-        count,
-        vectors,
-        lanes,
-        loops,
-        parts,
-        part,
-        not single,
-        by_columns,
-    )
+        a, b, columns, cut, tuple(inside), count, vectors, lanes, loops,
+        _in_parts(nest, size, columns), part, not single, by_columns,
+    )  # fmt: skip
+
+
+class _Columns(NamedTuple):
+    """An axis of the result that can be cut into vectors. The greatest is the best, unless another one is quicker."""
+
+    together: bool  # as many results at least lie side by side along it as lie apart
+    alone: bool  # it goes through b only
+    numbers: int  # along it; more than enough are 64
+    neat: int  # results that lie side by side, less those that lie apart
+    b: int
+    axis: int
+    time: float  # cycles of a number's sum, and of its reading and writing where numbers lie apart
+    turned: bool = False  # b's numbers lie apart, and come side by side in panels
+
+
+def _columns(nest: Nest, full: int) -> _Columns | None:
+    """The axis to cut into vectors of so many lanes, if there is one."""
+    strides = [nest.prologue[k].at.strides for k in (0, 1)]
+    stored = [i.place.strides for i in nest.epilogue if i.op == "store" and i.place is not None]
+    found = []
+    for axis, n in enumerate(nest.space):
+        neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
+        far = sum(i.place.strides[axis] not in (0, 1) for i in nest.epilogue if i.place is not None)
+        time = nest.steps * _filled(n, full) / n + far * _SCATTERED * full
+        for b in (0, 1):
+            steps = strides[b][axis], strides[1 - b][axis]
+            if (steps == (1, 0) and n > 2) or (steps == (1, 1) and n > 4 and _rows(nest, b)):
+                found.append(_Columns(neat >= 0, steps == (1, 0), min(n, 64), neat, b, axis, time))
+    if not found:
+        places = [nest.prologue[k].at for k in (0, 1)]
+        turned = turned_operand(nest.space, nest.reduced, places, nest.prologue[3].dtype)
+        return None if turned is None else _Columns(True, True, 0, 0, turned, len(nest.space) - 1, 0.0, turned=True)
+    best = max(found)
+    usual = best.time if best.together else 2 * nest.steps
+    quicker = [c for c in found if c.alone and _rows(nest, c.b) and c.time < _BETTER * usual]
+    if quicker:
+        return min(quicker, key=lambda c: c.time)
+    return best if best.together else None
+
+
+def _rows(nest: Nest, b: int) -> list[int]:
+    """The axes of the result that move through the other operand only."""
+    p, q = nest.prologue[b].at.strides, nest.prologue[1 - b].at.strides
+    return [x for x in range(len(nest.space)) if q[x] != 0 and p[x] == 0]
 
 
 def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
