@@ -333,7 +333,7 @@ def test_vectors_run_along_the_axis_that_fills_them(spec, sizes, along, dtype):
         np.testing.assert_allclose(got, np.einsum(spec, left, right) * 2.0, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("shape", [(50, 2050, 1024), (64, 700, 2048), (129, 1500, 1024)])
+@pytest.mark.parametrize("shape", [(50, 2050, 1024), (64, 700, 2048), (129, 1500, 1024), (53, 4096, 1024)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_copied_blocks_give_the_same_sums(shape, dtype):
     rows, steps, columns = shape

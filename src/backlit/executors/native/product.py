@@ -44,7 +44,7 @@ class ProductWriter(NestWriter):
         self.total = 3
         self.inner_start = len(nest.space)  # the first of the inner axes that a tile goes through
         self.first_part: Value | None = None
-        self.last_part = True
+        self.last_part: Value | bool = True  # whether the sums are whole now, if that is known
         self.steps = self.extents[-1]  # of the innermost loop
         self.low: Value = f.index(0)  # the first row of this share
         self.next_panel: Value | None = None  # where the next block of b lies
@@ -124,16 +124,21 @@ class ProductWriter(NestWriter):
         columns = width - self.cut.lanes + self.tail if partial else width
         source = here.pointers[self.cut.b]
 
-        def part(start: Value, length: int, first: Value | None, last: bool) -> None:
+        def part(start: Value, length: int, first: Value | None, last: Value | bool) -> None:
             at = self._enter(here, axis, start)
             panel.pack(at.pointers[self.cut.b], length, vectors, columns)
-            self.next_panel = source.at(width * panel.column if last else (start + length) * panel.step, self.dtype)
+            more, other = (start + length) * panel.step, self.f.index(width * panel.column)
+            ahead = last.select(other, more) if isinstance(last, Value) else other if last else more
+            self.next_panel = source.at(ahead, self.dtype)
             at.pointers[self.cut.b] = panel.place
             self.steps, self.stride_b = length, width
             self.first_part, self.last_part = first, last
             self._rows(at, vectors, partial)
 
         whole = (n - 1) // size * size
+        if 0 < whole == n - size:
+            self.f.loop(0, n, size, lambda k: part(k, size, k == 0, k == whole), name="part")
+            return
         self.f.loop(0, whole, size, lambda k: part(k, size, k == 0, False), name="part")
         part(self.f.index(whole), n - whole, self.f.const(False, BOOL) if whole else None, True)
 
@@ -249,10 +254,24 @@ class ProductWriter(NestWriter):
             start = self._so_far(here, places, vectors, partial, start)
         f.comment(f"tile of {len(places)} x {vectors} vectors{f', the last of {self.narrow}' if partial else ''}")
         sums = self._sum(0, here, places, vectors, partial, start)
-        if not self.last_part:
+        if self.last_part is not True:
             for k, total in enumerate(sums):
                 f.store(total, self._sum_so_far(here, k, vectors))
-            return
+        if isinstance(self.last_part, Value):
+            f.when(self.last_part, lambda: self._finish(here, rows, places, vectors, partial, sums), "last")
+        elif self.last_part:
+            self._finish(here, rows, places, vectors, partial, sums)
+
+    def _finish(
+        self,
+        here: Point,
+        rows: int,
+        places: Sequence[tuple[int, ...]],
+        vectors: int,
+        partial: bool,
+        sums: Sequence[Value],
+    ) -> None:
+        """The epilogue on the sums of a tile."""
         if self.looped and len(sums) > 1:
             self._looped_epilogue(here, rows, vectors, partial, sums)
             return
