@@ -19,10 +19,12 @@ from backlit.passes.rewrite import in_bodies, in_turn, once, rewrite, table
 
 ROUNDS = 8
 
+_ALONE = table(canonical.RULES, stable.RULES)  # what asks one node alone
+
 
 def simplify(graph: Graph) -> Graph:
     """The graph that computes the same in fewer and numerically better steps; the same object if it does already."""
-    alone = once(table(canonical.RULES, stable.RULES))
+    alone = once(_ALONE)
     for _ in range(ROUNDS):
         before = graph
         graph = simplify_loops(graph)

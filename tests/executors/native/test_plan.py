@@ -12,8 +12,8 @@ from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
 from backlit.executors.native.convolution import prepared
 from backlit.executors.native.kernels import Loop, Nest
-from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Planner, plan
+from backlit.executors.native.schedule import schedule
 from backlit.executors.native.sharing import Pending, flows
 from backlit.executors.native.target import known
 from backlit.executors.native.tiling import pieces, tiling

@@ -15,8 +15,9 @@ from functools import lru_cache
 
 from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
-from backlit.executors.native.nest import NestWriter, Point, Schedule
+from backlit.executors.native.nest import NestWriter, Point
 from backlit.executors.native.panel import LINE
+from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import crowded, is_product, pieces, tiling
 from backlit.executors.native.value import Value
@@ -24,7 +25,6 @@ from backlit.executors.native.value import Value
 _STEP = 0.5  # cycles of a step besides its loads and multiply-adds
 _ACROSS = 6.0  # cycles until the lanes of a row's first sums are added up and stored
 _SUM = 1.4  # cycles of each sum for that, beside its multiply-adds
-_MISS = 1.5  # cycles that a line which was dropped from the first-level cache costs
 _MOST = 8  # rows, or columns, of a tile: what is gone through side by side in memory should be asked for ahead
 _NARROW = 0.6  # cycles of a vector of columns that is half empty
 _OFTEN = 6  # uses of each number in a step of a loop, before which it is turned once
@@ -103,7 +103,7 @@ def _cycles(rows: int, columns: int, vectors: int, lanes: int, gaps: tuple[int, 
     """Of a tile whose rows and columns lie so many bytes apart: a load and a multiply-add a cycle, four until a sum is
     ready again. A line that two steps share is read twice."""
     missed = sum(crowded(n, gap) for n, gap in zip((rows, columns), gaps, strict=True))
-    step = max(rows * columns, rows + columns, 4.0) + _STEP + _MISS * missed
+    step = max(rows * columns, rows + columns, 4.0) + _STEP + missed
     return vectors * step + _ACROSS * rows * -(-columns // lanes)
 
 
@@ -140,24 +140,14 @@ class DotWriter(NestWriter):
         cut = self.cut
         if cut.across < 0:
             self._each(cut.down, here, cut.columns, lambda at, columns: self._tile(at, 1, columns))
-        elif cut.down_first:
-            self._each(
-                cut.down,
-                here,
-                cut.columns,
-                lambda at, columns: self._each(
-                    cut.across, at, cut.rows, lambda at, rows: self._tile(at, rows, columns)
-                ),
-            )
-        else:
-            self._each(
-                cut.across,
-                here,
-                cut.rows,
-                lambda at, rows: self._each(
-                    cut.down, at, cut.columns, lambda at, columns: self._tile(at, rows, columns)
-                ),
-            )
+            return
+        order = [(cut.across, cut.rows), (cut.down, cut.columns)]
+        (outer, many), (inner, most) = reversed(order) if cut.down_first else order
+
+        def line(at: Point, n: int) -> None:
+            self._each(inner, at, most, lambda at, m: self._tile(at, *((m, n) if cut.down_first else (n, m))))
+
+        self._each(outer, here, many, line)
 
     def _each(self, axis: int, here: Point, most: int, body: Callable[[Point, int], None]) -> None:
         """What belongs to each piece of an axis, of which threads may share all."""

@@ -70,10 +70,10 @@ def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
 def horner(x: Value, coefficients: Sequence[float]) -> Value:
     """By Horner's rule: the fewest instructions, each of which waits for the one before it."""
     *lower, total = coefficients
-    value: Any = total
+    value = x.f.const(total, x.dtype, x.lanes)
     for c in reversed(lower):
         value = _join(x, c, value)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _join(x: Value, low: Any, high: Any) -> Value:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from backlit.executors.native.builder import Function, kernel_function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import BOOL, I64, POINTER
-from backlit.executors.native.nest import NestWriter, Point, Schedule
+from backlit.executors.native.nest import NestWriter, Point
 from backlit.executors.native.panel import LINE, Panel
+from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.tiling import Tiling, pieces, split_axis
 from backlit.executors.native.value import Value
 

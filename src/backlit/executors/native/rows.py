@@ -18,7 +18,8 @@ from typing import TypeAlias
 from backlit.executors.native.builder import Function, Module, kernel_function
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, Rows
-from backlit.executors.native.nest import NestWriter, Point, Schedule, schedule
+from backlit.executors.native.nest import NestWriter, Point
+from backlit.executors.native.schedule import Schedule, schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
 

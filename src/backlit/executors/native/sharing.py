@@ -26,7 +26,7 @@ from backlit.executors.native.kernels import (
     Winograd,
     WinogradSum,
 )
-from backlit.executors.native.nest import schedule
+from backlit.executors.native.schedule import schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import split_axis, tiling
 from backlit.executors.native.winograd_product import split_of

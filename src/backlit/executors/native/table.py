@@ -15,9 +15,9 @@ from typing import Any
 
 from backlit.executors.native.dots import dots
 from backlit.executors.native.kernels import Call, Nest, Rows, Winograd, WinogradSum
-from backlit.executors.native.nest import schedule
 from backlit.executors.native.plan import Plan, traffic
 from backlit.executors.native.rows import block
+from backlit.executors.native.schedule import schedule
 from backlit.executors.native.sharing import Pending, Share, flows, share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import tiling

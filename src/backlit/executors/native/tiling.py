@@ -194,16 +194,16 @@ def _cost(down: Pieces, fixed: int, across: Pieces, step: int | None) -> float:
     for n, v in across:
         for m, r in down:
             tile = r * fixed
-            rest = 2.0 * v if step is None else _MISS * crowded(r, step)
+            rest = 2.0 * v if step is None else crowded(r, step)
             total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + rest)
     return total * (1 + 0.02 * len(down) * len(across))
 
 
 @cache
-def crowded(rows: int, step: int) -> int:
-    """How many of the lines with the rows' numbers have no place in the first-level cache, `step` bytes apart."""
+def crowded(rows: int, step: int) -> float:
+    """Cycles for the lines with the rows' numbers, `step` bytes apart, that have no place in the first-level cache."""
     lines = {i * step // LINE for i in range(rows)}
-    return sum(max(0, n - _WAYS) for n in Counter(line % (PAGE // LINE) for line in lines).values())
+    return _MISS * sum(max(0, n - _WAYS) for n in Counter(line % (PAGE // LINE) for line in lines).values())
 
 
 def _filled(n: int, lanes: int) -> int:

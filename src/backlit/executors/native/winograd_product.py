@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from backlit.executors.native.builder import Function, invoke_kernel
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, Winograd
-from backlit.executors.native.nest import NestWriter, Point, Schedule, emit_nest
+from backlit.executors.native.nest import NestWriter, Point, emit_nest
+from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
 from backlit.executors.native.winograd import IMAGE, RESULTS, SIZE, left_over, transformed, whole_lines
