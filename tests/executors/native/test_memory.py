@@ -7,17 +7,18 @@ import pytest
 
 from backlit.executors.native import memory
 from backlit.executors.native.kernels import Buffer, Call, Loop
+from backlit.executors.native.vectors import LINE
 from backlit.ir import Type
 
 BYTE = np.dtype(np.uint8)
 
 
 def value(lines: int) -> Buffer:
-    return Buffer(Type(BYTE, (lines * memory.ALIGNMENT,)), "", "arena")
+    return Buffer(Type(BYTE, (lines * LINE,)), "", "arena")
 
 
 def row(whole: Buffer) -> Buffer:
-    return Buffer(Type(BYTE, (memory.ALIGNMENT,)), "", "slice", base=whole)
+    return Buffer(Type(BYTE, (LINE,)), "", "slice", base=whole)
 
 
 def call(*buffers: Buffer) -> Call:
@@ -29,7 +30,7 @@ def loop(calls: list, *rows: Buffer) -> Loop:
 
 
 def lines(program: list) -> int:
-    return memory.place(program) // memory.ALIGNMENT
+    return memory.place(program) // LINE
 
 
 def overlap(a: Buffer, b: Buffer) -> bool:
@@ -72,7 +73,7 @@ def test_what_moves_with_the_steps_is_needed_until_the_loop_ends():
 
 def test_a_row_of_a_row_keeps_all_of_it():
     kept, other = value(16), value(2)
-    outer_row = Buffer(Type(BYTE, (4 * memory.ALIGNMENT,)), "", "slice", base=kept)
+    outer_row = Buffer(Type(BYTE, (4 * LINE,)), "", "slice", base=kept)
     inner_row = row(outer_row)
     memory.place([loop([call(other), loop([call(inner_row)], inner_row)], outer_row), call(kept)])
     assert not overlap(kept, other)

@@ -20,7 +20,7 @@ from dataclasses import replace
 from backlit.executors.native.fusion import is_pointwise
 from backlit.executors.native.kernels import COMBINERS
 from backlit.executors.native.remainder import SIDE_BY_SIDE
-from backlit.executors.native.winograd import left_over
+from backlit.executors.native.vectors import filled, in_line, left_over
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import permute_dims, reshape
@@ -32,6 +32,7 @@ from backlit.tracing import Traced
 _MOVED = 8.0  # multiply-adds in the time in which a number is transposed
 _FASTER = 0.5  # of the time of a 3x3 convolution of many channels, which other ways than a product may take less
 _APART = 3  # columns in whose time one is summed that vectors leave over
+_LANES = in_line(4)  # of float32, for all dtypes alike
 _FAR = 2048  # bytes from one place of an image to the next, of which the caches hold few
 
 
@@ -282,5 +283,5 @@ def _beside(node: Node) -> int:
 
 def _waste(n: int, beside: int = 0) -> float:
     """Time that n columns take beyond their own, in parts of theirs: half a vector is the least that counts."""
-    rest = left_over(n, 4) if beside >= SIDE_BY_SIDE else 0
-    return (-(-(n - rest) // 8) * 8 + _APART * rest) / n - 1
+    rest = left_over(n, _LANES) if beside >= SIDE_BY_SIDE else 0
+    return (filled(n - rest, _LANES) * _LANES + _APART * rest) / n - 1

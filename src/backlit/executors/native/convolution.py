@@ -31,6 +31,7 @@ from backlit.executors.native.pooling import spread_back
 from backlit.executors.native.rectified import rectified
 from backlit.executors.native.remade import remade
 from backlit.executors.native.softmax import by_quotient
+from backlit.executors.native.vectors import filled, in_line
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import flip, permute_dims, reshape
@@ -40,7 +41,7 @@ from backlit.passes import simplify
 from backlit.passes.rewrite import in_bodies, rewrite
 from backlit.tracing import Traced
 
-_FEW = 16  # channels that fill no more than a vector
+_LANES = in_line(4)  # of float32, for all dtypes alike
 _PLACES = 9  # in a window that are added back one after the other: all of them take memory
 _WORK = 1 << 16  # a product that is worth more kernels than one
 
@@ -116,7 +117,7 @@ def _convolved(node: Node, kept: Kept | None) -> Value | None:
     last = result[ndim - 1 : ndim] if result[ndim - 1] not in right else ""  # the batch, if it comes after the channels
     channels = math.prod(sizes[c] for c in result[:ndim] if c in right and c not in left)
     wide = last != "" or any(c in left and c in right for c in result[:ndim])
-    phased = by_phases(node, fold, kept, max(channels, _FEW if wide else 0))
+    phased = by_phases(node, fold, kept, max(channels, _LANES if wide else 0))
     if phased is not None:
         return phased
     direct, back = _ways(node, channels, wide)
@@ -160,20 +161,15 @@ def _ways(node: Node, channels: int, wide: bool) -> tuple[list[int], list[int]]:
     places = 1
     for n in reversed(range(len(p["axes"]))):
         axis, k = p["axes"][n], p["size"][n]
-        own = p["extent"][n] * k * _filled(channels)
-        other = product.type.shape[axis] * _filled(channels * k)
-        narrow = not wide and channels < _FEW and n == len(p["axes"]) - 1
+        own = p["extent"][n] * k * filled(channels, _LANES)
+        other = product.type.shape[axis] * filled(channels * k, _LANES)
+        narrow = not wide and channels < _LANES and n == len(p["axes"]) - 1
         worth = product.type.size * channels > _WORK and k > 1 and other < 0.7 * own and places * k <= _PLACES
         if worth and (narrow or p["stride"][n] > 1):
             back.insert(0, n)
             places *= k
     direct = [n for n in range(len(p["axes"])) if n not in back]
     return direct, back
-
-
-def _filled(n: int) -> int:
-    """n numbers in whole vectors of eight."""
-    return -(-n // 8) * 8
 
 
 def _cut(node: Node) -> Value | None:

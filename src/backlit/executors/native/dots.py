@@ -16,11 +16,11 @@ from functools import lru_cache
 from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.nest import NestWriter, Point
-from backlit.executors.native.panel import LINE
 from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import crowded, is_product, pieces, tiling
 from backlit.executors.native.value import Value
+from backlit.executors.native.vectors import in_line, narrowed
 
 _STEP = 0.5  # cycles of a step besides its loads and multiply-adds
 _ACROSS = 6.0  # cycles until the lanes of a row's first sums are added up and stored
@@ -69,9 +69,7 @@ def dots(nest: Nest, target: Target) -> Dots | None:
     vector = max(inner, key=lambda x: extents[x], default=-1)
     if vector < 0 or extents[vector] < SHORT:
         return None
-    lanes = target.lanes(size)
-    while lanes > 1 and lanes // 2 >= extents[vector]:
-        lanes //= 2
+    lanes = narrowed(target.lanes(size), extents[vector])
     vectors = nest.steps // extents[vector] * -(-extents[vector] // lanes)
     alone = [[x for x in outer if strides[k][x] and not strides[1 - k][x] and extents[x] > 1] for k in (0, 1)]
     best: tuple[float, bool, Dots] | None = None
@@ -114,7 +112,7 @@ def is_worth_turning(uses: int, columns: int, steps: int, length: int, itemsize:
     a cycle for 8 bytes, twice that where rows are shorter than a line. Dot products lose what is missing in the last
     vector of a row, and what it takes to add up lanes; the others what is missing in the last vector of columns.
     """
-    wide = LINE // itemsize
+    wide = in_line(itemsize)
     rest = columns % wide
     last = 0.0 if not rest else _NARROW if 2 * rest <= wide else 1.0
     lost = (steps * -(-length // wide) + _SUM) / (steps * length) - (columns // wide + last) / columns

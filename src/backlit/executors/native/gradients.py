@@ -15,7 +15,8 @@ from backlit.executors.native.index import row_major
 from backlit.executors.native.kernels import Buffer, Call, Nest, WinogradSum
 from backlit.executors.native.names import F32, F64
 from backlit.executors.native.tiling import is_product, pieces
-from backlit.executors.native.winograd import SIZE, left_over, vectors, window_axes
+from backlit.executors.native.vectors import filled, in_line, left_over
+from backlit.executors.native.winograd import SIZE, window_axes
 from backlit.ir import Type
 
 _ROWS, _WIDTH = 64, 512  # channels of the first operand, and bytes of the second's, whose sums stay in the caches
@@ -53,10 +54,11 @@ class Gradient:
     def is_quick(self, parts: int, itemsize: int) -> bool:
         """Whether it takes less time than products, by a simple model of the cycles of both."""
         rows, columns = (o.channels for o in self.operands)
-        images, rest = math.prod(self.batch), left_over(columns, itemsize)
+        images, lanes = math.prod(self.batch), in_line(itemsize)
+        rest = left_over(columns, lanes)
         tiles = images * math.prod(-(-n // 2) for n in self.size)
-        high, wide = (vectors(n, itemsize) for n in (rows, columns))
-        product = rows * vectors(columns - rest, itemsize) + rest * high
+        high, wide = (filled(n, lanes) for n in (rows, columns))
+        product = rows * filled(columns - rest, lanes) + rest * high
         own = tiles * ((SIZE + 1) ** 2 * product + _TILE * (high + wide)) + _SUM * parts * rows * wide
         gain = images * math.prod(self.size) * SIZE**2 * rows * wide / own
         return min(rows, columns) >= _FEW and gain >= _GAIN

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from backlit.executors.native.kernels import Buffer, Call, Loop
-from backlit.executors.native.storage import ALIGNMENT
+from backlit.executors.native.vectors import LINE, rounded_up
 
 _LARGE = 1 << 16  # bytes of a value with room after it
-_ROOM = 5 * ALIGNMENT
+_ROOM = 5 * LINE
 _NEAR = 1.02  # times what is needed at once, from which on another order is not tried
 
 Span: TypeAlias = tuple[int, int]
@@ -92,7 +92,7 @@ def _most_at_once(spans: Mapping[Buffer, Span]) -> int:
 
 def _taken(buffer: Buffer) -> int:
     """Bytes that a value takes, with the room after it."""
-    return -(-max(buffer.bytes, 1) // ALIGNMENT) * ALIGNMENT + (_ROOM if buffer.bytes >= _LARGE else 0)
+    return rounded_up(max(buffer.bytes, 1), LINE) + (_ROOM if buffer.bytes >= _LARGE else 0)
 
 
 def _spans(program: Sequence[Any]) -> dict[Buffer, Span]:

@@ -17,7 +17,6 @@ from backlit.executors.native.kernels import Dtype
 from backlit.executors.native.transpose import turn
 from backlit.executors.native.value import Value
 
-LINE = 64  # bytes of a line of the caches
 PAGE = 4096  # bytes; the first-level cache has a line for each address within a page, some times over
 _CACHE = 1024 * 1024  # bytes that rows lie apart in, in all, until they drop one another
 _PANEL = 256 * 1024  # bytes of a panel, and of the sums of all rows by its columns

@@ -14,10 +14,11 @@ from backlit.executors.native.builder import Function, kernel_function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import BOOL, I64, POINTER
 from backlit.executors.native.nest import NestWriter, Point
-from backlit.executors.native.panel import LINE, Panel
+from backlit.executors.native.panel import Panel
 from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.tiling import Tiling, pieces, split_axis
 from backlit.executors.native.value import Value
+from backlit.executors.native.vectors import LINE, in_line
 
 _UNROLL = 32  # multiply-adds of a round: a small tile takes several steps in one
 _WINDOW = 7  # steps at once where rows read the same: all places of a window along a line
@@ -223,7 +224,7 @@ class ProductWriter(NestWriter):
         return [Ahead(rows, fetch)]
 
     def _fetch(self, pointer: Value, vectors: int) -> None:
-        for n in range(0, vectors * self.cut.lanes, LINE // self.dtype.itemsize):
+        for n in range(0, vectors * self.cut.lanes, in_line(self.dtype.itemsize)):
             self.f.prefetch(pointer.at(n, self.dtype))
 
     # --- one tile

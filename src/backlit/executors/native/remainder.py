@@ -12,16 +12,15 @@ from dataclasses import replace
 
 from backlit.executors.native.index import Affine, row_major
 from backlit.executors.native.kernels import Buffer, Call, Instruction, Nest
-from backlit.executors.native.panel import LINE, turned_operand
+from backlit.executors.native.panel import turned_operand
 from backlit.executors.native.tiling import is_product
-from backlit.executors.native.winograd import left_over, vectors
+from backlit.executors.native.vectors import BETTER, filled, in_line, left_over
 from backlit.ir import Type
 
 _VECTORS = 2  # whole ones at most, of which another half is much
 SIDE_BY_SIDE = 16  # numbers at least that lie so,
 _LONG = 16  # of so many in all for each column, for dot products to be quicker
 _WORK = 1 << 15  # steps of all rows, so that more kernels do not matter
-_BETTER = 0.9  # of the room in vectors, for which tiles are cut along another axis anyway
 
 
 def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
@@ -34,9 +33,9 @@ def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
         return [call]
     axis, number = found
     b, a = nest.prologue[number], nest.prologue[1 - number].at.strides
-    n, itemsize = nest.space[axis], b.dtype.itemsize
-    rest = left_over(n, itemsize)
-    if not rest or (n - rest) * itemsize > _VECTORS * LINE or nest.points // n * nest.steps < _WORK:
+    n, lanes = nest.space[axis], in_line(b.dtype.itemsize)
+    rest = left_over(n, lanes)
+    if not rest or n - rest > _VECTORS * lanes or nest.points // n * nest.steps < _WORK:
         return [call]
     if _updates(call, nest, axis):
         return [call]
@@ -44,8 +43,8 @@ def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
     last = replace(call, kernel=_of_columns(nest, axis, n - rest, rest))
     others = [m for x, m in enumerate(nest.space) if a[x] == 1 and b.at.strides[x] == 0 and m >= SIDE_BY_SIDE]
     if others:
-        other = min(vectors(m, itemsize) / m for m in others)
-        return [call] if other < _BETTER * vectors(n, itemsize) / n else [whole, last]
+        other = min(filled(m, lanes) / m for m in others)
+        return [call] if other < BETTER * filled(n, lanes) / n else [whole, last]
     if a[-1] != 1 or nest.reduced[-1] < SIDE_BY_SIDE or nest.steps < _LONG * rest:
         return [call]
     if b.at.strides[-1] == 1:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
 from backlit.executors.native.target import Target
 from backlit.executors.native.transpose import turned_axes
+from backlit.executors.native.vectors import narrowed
 
 _COLUMNS = 4  # vectors side by side that a sum over rows takes at once: it goes through memory in longer runs
 _SHORT = 8  # cycles of a step that waits for the sum of the step before, unless several sums are made at once
@@ -37,9 +38,7 @@ def schedule(nest: Nest, target: Target) -> Schedule:
     if extents == (-1,):
         return Schedule(0, lanes, 1, 0)
     for axis, n in enumerate(extents):
-        w = lanes
-        while w > 1 and w // 2 >= n:
-            w //= 2
+        w = narrowed(lanes, n)
         cost = _cycles(nest, axis, w) if w > 1 else math.inf
         if cost <= best:  # of equals the inner axis
             vector, width, best = axis, w, cost

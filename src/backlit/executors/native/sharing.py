@@ -29,9 +29,10 @@ from backlit.executors.native.kernels import (
 from backlit.executors.native.schedule import schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import split_axis, tiling
+from backlit.executors.native.vectors import in_line
 from backlit.executors.native.winograd_product import split_of
 
-_LINE = 16  # elements that end where a line of the caches does, in float32 and float64
+_GRAIN = in_line(4)  # elements that end where a line of the caches does, in float32 and float64
 _LONG = 4096  # elements
 
 
@@ -59,7 +60,7 @@ def share_of(call: Call, target: Target) -> Share:
     kernel = call.kernel
     if isinstance(kernel, Nest):
         share = _share_of_nest(kernel, target)
-        return replace(share, grain=_LINE) if _is_long_update(call) else share
+        return replace(share, grain=_GRAIN) if _is_long_update(call) else share
     if isinstance(kernel, Rows):
         return Share(0, kernel.space[0])
     if isinstance(kernel, Search | Sort | RunningSum | WinogradSum):

@@ -22,10 +22,8 @@ from typing import Any
 import numpy as np
 
 from backlit.executors.api import Array
+from backlit.executors.native.vectors import LINE, rounded_up
 from backlit.ir import Type
-
-ALIGNMENT = 64
-"""Bytes in a cache line, and in the widest vector."""
 
 _LARGE = 2 * 1024 * 1024  # bytes of a large page
 
@@ -59,7 +57,7 @@ def block(size: int) -> Any:
             raw: Any = np.frombuffer(memory, np.uint8)
             alignment = _LARGE
         else:
-            raw, alignment = np.zeros(size + ALIGNMENT, np.uint8), ALIGNMENT
+            raw, alignment = np.zeros(size + LINE, np.uint8), LINE
     except (OSError, OverflowError, MemoryError) as e:
         raise MemoryError(f"a program needs {size / 2**30:.1f} GB for its state or its intermediate values") from e
     start = -raw.ctypes.data % alignment
@@ -91,7 +89,7 @@ class Layout:
         self.size = 0
         for t in types:
             self._parts.append((t.shape, t.dtype, self.size))
-            self.size += -(-t.size * t.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+            self.size += rounded_up(t.size * t.dtype.itemsize, LINE)
 
     def arrays(self, memory: Array) -> tuple[list[Array], list[int]]:
         """The arrays and their addresses, which need not be asked of each array."""

@@ -17,9 +17,10 @@ from functools import cache, lru_cache
 from typing import NamedTuple, TypeAlias
 
 from backlit.executors.native.kernels import Nest, Winograd
-from backlit.executors.native.panel import LINE, PAGE, steps_of_panel, turned_operand
+from backlit.executors.native.panel import PAGE, steps_of_panel, turned_operand
 from backlit.executors.native.target import Target
 from backlit.executors.native.threads import SHARES
+from backlit.executors.native.vectors import BETTER, LINE, filled, narrowed
 
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
 _WAYS = 7  # times over that it has one, but for one that is left to b's vectors
@@ -27,7 +28,6 @@ _MISS = 1.5  # cycles that a line which was dropped from the first-level cache c
 _ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
 _BLOCKS = 8  # blocks of columns that threads can share well
 _SCATTERED = 1.3  # cycles for each number of a vector that does not lie side by side in memory
-_BETTER = 0.9  # of the time by the axis that is stored side by side, for which another one is taken
 _HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
 
 Pieces: TypeAlias = tuple[tuple[int, int], ...]
@@ -75,9 +75,7 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     if chosen is None:
         return None
     b, columns, single, turned = chosen.b, chosen.axis, chosen.alone, chosen.turned
-    a, lanes = 1 - b, full
-    while lanes > 1 and lanes // 2 >= nest.space[columns]:
-        lanes //= 2
+    a, lanes = 1 - b, narrowed(full, nest.space[columns])
     rows = [x for x in _rows(nest, b) if x != columns]
     vectors_all = -(-nest.space[columns] // lanes)
     inside: list[int] = []
@@ -132,7 +130,7 @@ def _columns(nest: Nest, full: int) -> _Columns | None:
     for axis, n in enumerate(nest.space):
         neat = sum(s[axis] == 1 for s in stored) - sum(s[axis] > 1 for s in stored)
         far = sum(i.place.strides[axis] not in (0, 1) for i in nest.epilogue if i.place is not None)
-        time = nest.steps * _filled(n, full) / n + far * _SCATTERED * full
+        time = nest.steps * filled(n, full) * full / n + far * _SCATTERED * full
         for b in (0, 1):
             steps = strides[b][axis], strides[1 - b][axis]
             if (steps == (1, 0) and n > 2) or (steps == (1, 1) and n > 4 and _rows(nest, b)):
@@ -143,7 +141,7 @@ def _columns(nest: Nest, full: int) -> _Columns | None:
         return None if turned is None else _Columns(True, True, 0, 0, turned, len(nest.space) - 1, 0.0, turned=True)
     best = max(found)
     usual = best.time if best.together else 2 * nest.steps
-    quicker = [c for c in found if c.alone and _rows(nest, c.b) and c.time < _BETTER * usual]
+    quicker = [c for c in found if c.alone and _rows(nest, c.b) and c.time < BETTER * usual]
     if quicker:
         return min(quicker, key=lambda c: c.time)
     return best if best.together else None
@@ -204,12 +202,6 @@ def crowded(rows: int, step: int) -> float:
     """Cycles for the lines with the rows' numbers, `step` bytes apart, that have no place in the first-level cache."""
     lines = {i * step // LINE for i in range(rows)}
     return _MISS * sum(max(0, n - _WAYS) for n in Counter(line % (PAGE // LINE) for line in lines).values())
-
-
-def _filled(n: int, lanes: int) -> int:
-    """n numbers in whole vectors of these lanes, of which the last may be half a one."""
-    half = max(1, lanes // 2)
-    return -(-n // half) * half
 
 
 @lru_cache(4096)

@@ -19,7 +19,6 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from backlit.executors.native.index import Affine
-from backlit.executors.native.storage import ALIGNMENT
 
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 
@@ -31,7 +30,6 @@ RESULTS: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 """A^T: of the results."""
 
 SIZE = 3  # places in a window along each axis
-_FEW = 2  # columns whose direct sums take less than half a vector in 16 products
 
 
 def transposed(matrix: Matrix) -> Matrix:
@@ -75,22 +73,6 @@ def window_axes(
         return None
     first, second = sorted(found, key=lambda pair: -strides[pair[0]])
     return first, second
-
-
-def whole_lines(n: int, itemsize: int) -> int:
-    """n elements in whole lines of memory."""
-    return -(-n * itemsize // ALIGNMENT) * ALIGNMENT // itemsize
-
-
-def vectors(n: int, itemsize: int) -> float:
-    """Vectors of 64 bytes that hold n elements; the last one may be half of one."""
-    return -(-2 * n * itemsize // ALIGNMENT) / 2
-
-
-def left_over(columns: int, itemsize: int) -> int:
-    """How many of the columns are left over by vectors and so few that their direct sums cost less."""
-    rest = columns % (ALIGNMENT // itemsize)
-    return rest if rest <= _FEW and rest < columns else 0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from backlit.executors.native.nest import NestWriter, Point, emit_nest
 from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
-from backlit.executors.native.winograd import IMAGE, RESULTS, SIZE, left_over, transformed, whole_lines
+from backlit.executors.native.vectors import in_line, left_over, rounded_up
+from backlit.executors.native.winograd import IMAGE, RESULTS, SIZE, transformed
 
 _ROOM = 768 * 1024  # bytes of what a block needs on the stack
 _MOST = 64  # squares in a block
@@ -64,8 +65,8 @@ def blocks(nest: Winograd, target: Target, lengths: Sequence[int]) -> Blocks:
     """The blocks of a nest whose shares have these lengths."""
     found, extents, itemsize = nest.convolution, nest.space + nest.reduced, nest.prologue[3].dtype.itemsize
     lanes = target.lanes(itemsize)
-    deep = -(-extents[found.channels] // lanes) * lanes
-    columns = extents[found.columns] - left_over(extents[found.columns], itemsize)
+    deep = rounded_up(extents[found.channels], lanes)
+    columns = extents[found.columns] - left_over(extents[found.columns], in_line(itemsize))
     wide = -(-columns // lanes)
     vectors = min(range(min(3, wide), min(_WIDE, wide) + 1), key=lambda v: (-(-wide // v) * v, v < 4, v))
     inner = math.prod(squares_along(nest, axis) for axis in range(len(nest.space)) if axis != found.columns)
@@ -177,7 +178,7 @@ class WinogradWriter(NestWriter):
         """The four results of a square in one column, as sums of products."""
         f, cut = self.f, self.cut
         step = self.everything[1 - self.found.image].at.strides[self.found.inside[1]]
-        pitch = whole_lines(self.channels, self.dtype.itemsize)
+        pitch = rounded_up(self.channels, in_line(self.dtype.itemsize))
         weights = here.pointers[1 - self.found.image].at(number * (SIZE**2 * pitch) + 16 * step, self.dtype)
 
         def added(c: Value, *sums: Value, lanes: int = cut.lanes, mask: Value | None = None) -> list[Value]:

@@ -25,11 +25,11 @@ from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, WinogradSum
 from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.nest import Point, emit_nest
-from backlit.executors.native.panel import LINE
 from backlit.executors.native.product import Ahead, ProductWriter
 from backlit.executors.native.tiling import Tiling, tiling
 from backlit.executors.native.value import Value
-from backlit.executors.native.winograd import IMAGE, RESULTS, WEIGHTS, left_over, transformed, transposed
+from backlit.executors.native.vectors import in_line, left_over, rounded_up
+from backlit.executors.native.winograd import IMAGE, RESULTS, WEIGHTS, transformed, transposed
 
 _NEAR = 24 * 1024  # bytes of transformed tiles at one place that stay in the first-level cache
 _PLACES = 16  # of a transformed tile
@@ -47,7 +47,7 @@ class _Writer:
         self.kernel, self.dtype = kernel, kernel.dtype
         itemsize = self.dtype.itemsize
         self.lanes = module.target.lanes(itemsize)
-        self.pitch = [-(-c // self.lanes) * self.lanes for c in kernel.channels]  # from one tile to the next
+        self.pitch = [rounded_up(c, self.lanes) for c in kernel.channels]  # from one tile to the next
         self.down, self.across = kernel.tiles
         most = max(1, _NEAR // (sum(self.pitch) * itemsize))
         self.pieces = -(-self.across // most)
@@ -56,11 +56,11 @@ class _Writer:
         longest = -(-self.count // kernel.parts)
         self.some = -(-longest // -(-longest // max(1, most // self.wide)))
         self.tiles = self.some * self.wide
-        apart = LINE // itemsize  # so that the places of a tile do not fall on the same lines of the caches
+        apart = in_line(itemsize)  # so that the places of a tile do not fall on the same lines of the caches
         self.step = [self.tiles * p + apart for p in self.pitch]
         self.f = f = kernel_function(module, name, ["x", "y", "result"])
         self.product = f"{name}_product"
-        self.rest = left_over(kernel.channels[1], itemsize)
+        self.rest = left_over(kernel.channels[1], in_line(itemsize))
         self.columns = kernel.channels[1] - self.rest  # of the product
         self._write_product()
         self.next = f.slot(I64, 2 * self.tiles, "next")
@@ -259,7 +259,7 @@ class _Product(ProductWriter):
         return [Ahead(-(-self.steps // tiles), lambda i: self._ask(tile + i * tiles))]
 
     def _row_blocks(self, here: Point, low: Value, length: int, vectors: int, partial: bool) -> None:
-        place, numbers, offsets = here.counters[0], LINE // self.dtype.itemsize, []
+        place, numbers, offsets = here.counters[0], in_line(self.dtype.itemsize), []
         self.operand = place // 8
         self.lines = [-(-c // (2 * numbers)) for c in self.kernel.channels]
         for operand, (*_, y, x) in enumerate(self.kernel.strides):
@@ -274,4 +274,4 @@ class _Product(ProductWriter):
         f, known = self.f, (tile < self.steps).select(tile, 0)
         corner = f.load(self.next.at(known * 2 + self.operand, I64), I64).convert("inttoptr", POINTER)
         for line in range(max(self.lines)):
-            f.prefetch(corner.at(self.offset + line * (LINE // self.dtype.itemsize), self.dtype))
+            f.prefetch(corner.at(self.offset + line * in_line(self.dtype.itemsize), self.dtype))

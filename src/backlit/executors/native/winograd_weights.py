@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING
 from backlit.executors.native.body import Body
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Buffer, Call, Instruction, Winograd
-from backlit.executors.native.storage import ALIGNMENT
-from backlit.executors.native.winograd import (
-    SIZE,
-    WEIGHTS,
-    Convolution,
-    convolution,
-    left_over,
-    transformed,
-    vectors,
-    whole_lines,
-)
+from backlit.executors.native.vectors import filled, in_line, left_over, rounded_up
+from backlit.executors.native.winograd import SIZE, WEIGHTS, Convolution, convolution, transformed
 from backlit.ir import Type
 
 if TYPE_CHECKING:
@@ -58,8 +49,9 @@ def transformed_weights(
     k = operands[1 - found.image]
     load = body.code[k]
     source, itemsize = body.arguments[load.argument], load.dtype.itemsize
-    rest, line = left_over(columns, itemsize), ALIGNMENT // itemsize
-    width, pitch = whole_lines(columns - rest, itemsize), whole_lines(channels, itemsize)
+    line = in_line(itemsize)
+    rest = left_over(columns, line)
+    width, pitch = rounded_up(columns - rest, line), rounded_up(channels, line)
     size = channels * width + line  # of a matrix: its rows never lie evenly with those of the next one
     room = 16 * size + SIZE**2 * rest * pitch + SLACK // itemsize
     to = body.lowering.scratch(Type(load.dtype, (room,)), f"{source.name} 4x4")
@@ -95,8 +87,9 @@ def gain(found: Convolution, space: tuple[int, ...], reduced: tuple[int, ...], i
     places = [extents[axis] for axis in found.places]
     images = math.prod(space) // (columns * math.prod(places))
     squares = images * math.prod(-(-n // 2) for n in places)
-    rest = left_over(columns, itemsize)
-    deep, wide, all_wide = (vectors(n, itemsize) for n in (channels, columns - rest, columns))
+    lanes = in_line(itemsize)
+    rest = left_over(columns, lanes)
+    deep, wide, all_wide = (filled(n, lanes) for n in (channels, columns - rest, columns))
     square = 16 * channels * wide + _IMAGE * deep + _RESULTS * wide + rest * (36 * deep + _REST)
     own = squares * square + _WEIGHTS * channels * wide + _CALL
     return images * math.prod(places) * 9 * channels * all_wide / own
