@@ -9,11 +9,14 @@ import backlit as bl
 from backlit import legality, ops
 from backlit.executors.native import Native
 from backlit.executors.native.convolution import direct, prepared
+from backlit.executors.native.kernels import Rows
 from backlit.executors.native.pooling import spread_back
+from backlit.executors.native.table import describe
+from backlit.executors.native.target import known
 from backlit.executors.reference import Reference
 from backlit.passes import simplify
 
-from . import programs
+from . import programs, random_runs
 
 POOLS = [  # shape, size, stride, padding
     ((2, 8, 6, 5), 2, None, "valid"),
@@ -54,17 +57,56 @@ def test_nan_and_infinity_in_a_window(stride):
     np.testing.assert_array_equal(got, wanted)
 
 
-def test_the_gradient_of_pooling_is_two_passes():
-    """One counts the ties of each window, one goes back through the windows and the activation."""
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "size", "made"),
+    [
+        ((4, 8, 8, 32), 2, "16 4 32/16: [2 2], [2 2], 2 2"),
+        ((5, 9, 7, 17), 2, "5 4 3 17/16: [2 2], [2 2], 2 2"),  # a row and a column in no window: zeros there
+        ((3, 6, 33), 3, "6 33/16: [3], [3], 3"),
+        ((2, 8, 8, 3), (4, 2), "4 4 3/4: [4 2], [4 2], 4 2"),
+    ],
+)
+def test_a_window_goes_through_pooling_and_back_while_it_is_in_registers(shape, size, made, dtype):
+    """Its maximum, how many elements are that, and what each of them and the activation before it get."""
     n = programs.Normal("float32")
+    arguments = [np.asarray(np.round(a * 2) / 2, dtype) for a in (n(shape[-1]), n(*shape))]
 
     def f(b, x):
-        a = ops.relu(x + b)
-        return ops.sum(ops.max_pool(a, 2) ** 2.0)
+        y = ops.max_pool(ops.relu(x + b), size)
+        return ops.sum(y * y)
 
-    calls = Native("avx512").plan(bl.trace(bl.grad(f), n(32), n(4, 8, 8, 32))).calls()
-    assert [c.kernel.reduced for c in calls if c.kernel.prologue] == [(2, 2), (2, 2), (256,)]
-    assert len(calls) <= 5
+    graph = bl.trace(bl.grad(f, (0, 1)), *arguments)
+    runs = [c for c in Native("avx512").plan(graph).calls() if isinstance(c.kernel, Rows)]
+    found = [describe(c, known("avx512"))[1] for c in runs]
+    assert [r.split("/")[0] for r in found] == [made.split("/")[0]]
+    assert found[0].split(": ")[1] == made.split(": ")[1]
+    random_runs.check(graph, arguments, len(shape), random_runs.close)
+
+
+def test_windows_of_a_batch_that_comes_last_are_counted_in_the_pass_that_sends_to_them():
+    """As in the first layers of a small network for images, where the batch goes behind few channels."""
+    n = programs.Normal("float32")
+
+    def f(w, v, x):
+        y = ops.max_pool(ops.relu(ops.conv(x, w, padding="same")), 2)
+        return ops.sum(ops.conv(y, v) ** 2.0)
+
+    graph = bl.trace(bl.grad(f, (0, 1)), n(3, 3, 1, 5), n(3, 3, 5, 6), n(33, 10, 12, 1))
+    runs = [c for c in Native("avx512").plan(graph).calls() if isinstance(c.kernel, Rows)]
+    assert [describe(c, known("avx512"))[1] for c in runs] == ["5 6 165/16: [2 2], 2 2"]
+
+
+def test_a_product_of_few_terms_does_not_join_the_windows_that_it_is_sent_to():
+    n = programs.Normal("float32")
+
+    def back(g, w, x):
+        return bl.vjp(lambda x: ops.max_pool(x, 2), x)[1](ops.reshape(g @ w, (64, 8, 8, 16)))
+
+    calls = Native("avx512").plan(bl.trace(back, n(64, 3), n(3, 8 * 8 * 16), np.round(n(64, 16, 16, 16)))).calls()
+    nests = [[m.reduced for m in c.kernel.nests] for c in calls]
+    assert [(3,)] in nests
+    assert [(2, 2), ()] in nests or [(2, 2), (2, 2), ()] in nests
 
 
 def test_other_sums_over_windows_are_left_alone():

@@ -5,7 +5,8 @@ its own: the kernel that computes it writes each element where the result has it
 to. The rule that holds: nobody else reads such a value, and its readers then have nothing left to do for it.
 
 So it is with a value that is padded, but that others may read it too, from where it lies within the padding: all but
-those that need neighbouring memory. The padding is written first.
+those that need neighbouring memory. The padding is written after it, so that nothing comes between two kernels that
+may be one; first where it lies between the elements.
 """
 
 from __future__ import annotations

@@ -72,17 +72,15 @@ class Lowering:
         if group.kind == "map" and self._filled.issuperset(group.members):
             return []
         if group.kind in ("map", "reduce", "contract"):
-            self.before = [
-                call
-                for node in group.computes()
-                if node in self.destinations and self.destinations[node].target.op == "pad"
-                for call in self._padding(self.destinations[node].target)
-            ]
+            targets = (self.destinations[n].target for n in group.computes() if n in self.destinations)
+            pads = [n for n in targets if n.op == "pad"]
+            self.before = [c for n in pads if any(n.params["between"]) for c in self._padding(n)]
+            after = [c for n in pads if not any(n.params["between"]) for c in self._padding(n)]
             made = self._nest(group)
             if made is None:
-                return self.before
+                return [*self.before, *after]
             parts = in_parts(made, self.scratch, self.winograd) if group.roots else [made]
-            return [*self.before, *(call for part in parts for call in apart(part, self.scratch))]
+            return [*self.before, *(call for part in parts for call in apart(part, self.scratch)), *after]
         (root,) = group.roots
         found: list[Call | None] = getattr(self, f"_{root.op}")(root)
         return [c for c in found if c is not None]

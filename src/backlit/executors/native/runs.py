@@ -4,13 +4,16 @@ A run begins with a sum (or maximum) along rows. Later calls join it that go ove
 and find in a row all that they need of what the run computes there. What lies between them runs after the whole run, so
 it must neither write what they touch nor touch what they write. The rule that holds: of a buffer that the run writes,
 each row touches a stretch of its own.
+
+A row may also be a window where windows do not overlap: pooling's gradient counts the maxima of a window, and sends
+each its part, while the window is in registers. There, rows are neighbours, so that vectors go along them.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +23,7 @@ from backlit.executors.native.kernels import Buffer, Call, Instruction, Loop, Ne
 _FEWEST = 8  # rows: fewer cannot be shared between threads
 _NEAR = 12  # calls after the first one among which the others are looked for
 _ROOM = 1 << 13  # bytes of a row that nobody else reads: more would leave the first-level cache
+_WINDOW = 16  # places of a window at most: so many vectors stay in registers
 
 
 def joined(steps: Sequence[Any], calls: Iterable[Call]) -> list[Any]:
@@ -74,10 +78,10 @@ class _Touched:
 
 
 class Run:
-    """Calls over the same rows; their nests begin with the axes `space`."""
+    """Calls over the same rows, of a kind (`_by_rows`, `_by_windows`); their nests begin with the axes `space`."""
 
-    def __init__(self, call: Call, nest: Nest) -> None:
-        self.space = nest.space
+    def __init__(self, call: Call, nest: Nest, alike: Callable[[Nest, tuple[int, ...]], bool]) -> None:
+        self.space, self.alike = nest.space, alike
         self.calls, self.nests = [call], [nest]
         self.written = set(call.written())
         self.lengths = _lengths(call, nest, self.space)
@@ -88,12 +92,25 @@ class Run:
         nest = call.kernel
         if not _is_plain(call) or not nest.prologue or nest.points < _FEWEST:
             return None
-        return cls(call, nest) if _by_rows(nest, nest.space) else None
+        return next((cls(call, nest, kind) for kind in (_by_rows, _by_windows) if kind(nest, nest.space)), None)
 
     def join(self, call: Call) -> bool:
         """Take the call in, if it may be part of the run."""
-        both = refined(call.kernel, self.space) if _is_plain(call) else None
-        if both is None or not _by_rows(both[1], both[0]):
+        if not _is_plain(call):
+            return False
+        return any(self._take(call, nest) for nest in dict.fromkeys([call.kernel, self._by_places(call)]))
+
+    def _by_places(self, call: Call) -> Nest:
+        """The nest of a call with those axes first by which it goes through what the run computes."""
+        nest: Nest = call.kernel
+        for i in nest.prologue + nest.epilogue:
+            if i.op == "load" and call.arguments[i.argument][0] in self.written:
+                return _ordered(nest, sorted(range(len(nest.space)), key=lambda a: -i.at.strides[a]))
+        return nest
+
+    def _take(self, call: Call, nest: Nest) -> bool:
+        both = refined(nest, self.space)
+        if both is None or not self.alike(both[1], both[0]):
             return False
         space, nest = both
         lengths, written = _lengths(call, nest, space), self.written | set(call.written())
@@ -190,6 +207,21 @@ def refined(nest: Nest, rows: tuple[int, ...]) -> tuple[tuple[int, ...], Nest] |
     return shape, new
 
 
+def _ordered(nest: Nest, order: Sequence[int]) -> Nest:
+    """The nest with the axes of its space in another order."""
+
+    def moved(i: Instruction) -> Instruction:
+        if i.place is None:
+            return i
+        strides = (*(i.place.strides[a] for a in order), *i.place.strides[len(order) :])
+        return replace(i, place=Affine(i.place.offset, strides))
+
+    code = [moved(i) for i in nest.prologue + nest.epilogue]
+    first = len(nest.prologue)
+    space = tuple(nest.space[a] for a in order)
+    return replace(nest, space=space, prologue=tuple(code[:first]), epilogue=tuple(code[first:]))
+
+
 def _cuts(shape: Sequence[int], fine: Sequence[int]) -> list[list[int]]:
     """For each axis the sizes that it is cut into."""
     rest, found = list(fine), []
@@ -230,6 +262,25 @@ def _by_rows(nest: Nest, space: tuple[int, ...]) -> bool:
             continue
         low, high = _within(i.place, last).bounds(extents)
         if low < 0 or high >= max(i.place.strides[last], 1):
+            return False
+    return True
+
+
+def _by_windows(nest: Nest, space: tuple[int, ...]) -> bool:
+    """Whether each row has a few elements of its own, and those of neighbouring rows are neighbours."""
+    rows, extents = len(space), nest.space + nest.reduced
+    if not 1 < math.prod(extents[rows:]) <= _WINDOW or (nest.prologue and len(nest.space) > rows):
+        return False
+    for i in nest.prologue + nest.epilogue:
+        if i.argument < 0 or i.place is None:
+            continue
+        moves = any(i.place.strides[rows:])
+        reach = 0  # of the axes with shorter steps: if each step is longer, no element is met twice
+        for step, n in sorted((abs(s), n) for s, n in zip(i.place.strides, extents, strict=True) if s or moves):
+            if step <= reach:
+                return False
+            reach += step * (n - 1)
+        if i.place.strides[rows - 1] not in (0, 1):
             return False
     return True
 
