@@ -72,3 +72,17 @@ def test_short_rows_make_a_tile_together():
         (k, cut) for k, cut in cuts if cut is not None and k.space[-2:] == (4, 8) and k.space[1:3] == (3, 3)
     )
     assert cut.rows * int(np.prod([kernel.space[a] for a in cut.whole])) == 24
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [8, 32])
+def test_on_the_way_back_nothing_is_copied_around_groups(groups, stride):
+    """What is read with zeros around it is written within them, and phases are written where they belong."""
+    x, w = np.zeros((2, 12, 12, 32), np.float32), np.zeros((3, 3, 32 // groups, 32), np.float32)
+
+    def f(x, w):
+        return ops.sum(ops.tanh(ops.conv(ops.tanh(x), w, padding="same", stride=stride, groups=groups)))
+
+    calls = Native("avx512").plan(bl.trace(bl.grad(f, (0, 1)), x, w)).calls()
+    assert {n.op for c in calls for n in c.nodes}.isdisjoint({"slice", "concat"})
+    assert "copy" not in {c.label for c in calls}

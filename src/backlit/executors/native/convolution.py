@@ -67,15 +67,15 @@ def direct(graph: Graph) -> Graph:
 
     def rule(node: Node, old: Node) -> Value | None:
         if node.op == "fold" and node.inputs[0].op == "reshape" and node.inputs[0].inputs[0].op == "contract":
-            return _by_groups(node)
+            return _by_groups(node, kept.get(old))
         if node.op == "fold" and node.inputs[0].op == "contract":
             return _convolved(node, kept.get(old))
         return _cut(node) if node.op == "slice" and readers[old.inputs[0]] == 1 else None
 
-    return rewrite(graph, rule)
+    return rewrite(rewrite(graph, rule), _around_groups, ("pad",))
 
 
-def _by_groups(node: Node) -> Value | None:
+def _by_groups(node: Node, kept: Kept | None) -> Value | None:
     """fold(reshape(v)), where the reshape only makes groups of channels one axis, as reshape(fold(v))."""
     (merged,) = node.inputs
     (apart,) = merged.inputs
@@ -90,8 +90,41 @@ def _by_groups(node: Node) -> Value | None:
         return None
     axes = tuple(sum(len(g) for g in groups[:a]) for a in p["axes"])
     apart_fold = OPS["fold"](Traced(apart), **{**p, "axes": axes})
-    made = _convolved(apart_fold.node, None)
+    if kept is not None:
+        if any(len(g) > 1 and k != (0, n) for g, k, n in zip(groups, kept, node.type.shape, strict=False)):
+            return None
+        pairs = zip(groups, kept, strict=False)
+        kept = tuple(k for group, own in pairs for k in ([own] if len(group) == 1 else [(0, n) for n in group]))
+    made = _convolved(apart_fold.node, kept)
     return reshape(apart_fold if made is None else made, node.type.shape)
+
+
+def _around_groups(node: Node, old: Node) -> Value | None:
+    """pad(reshape(x)), where the reshape makes an axis of groups and their channels, as reshape(pad(x)).
+
+    So what is computed is written within its zeros.
+    """
+    (apart,) = node.inputs
+    if apart.op != "reshape":
+        return None
+    (x,) = apart.inputs
+    fine = apart.type.shape
+    groups = split_axes((*x.type.shape, 1), (*fine, 1))  # also where axes of size 1 are added at the end
+    if groups is None or len(fine) <= x.type.ndim:
+        return None
+    sides = list(zip(node.params["low"], node.params["high"], node.params["between"], strict=True))
+    of_x, at = [], 0
+    for group in groups[: x.type.ndim]:
+        own = sides[at : at + len(group)]
+        if len(group) > 1 and any(map(any, own)):
+            return None
+        of_x.append(own[0])
+        at += len(group)
+    if any(map(any, sides[at:])):
+        return None
+    low, high, between = zip(*of_x, strict=True)
+    spread = OPS["pad"](Traced(x), **{**node.params, "low": low, "high": high, "between": between})
+    return reshape(spread, node.type.shape)
 
 
 def _convolved(node: Node, kept: Kept | None) -> Value | None:
@@ -179,7 +212,7 @@ def _cut(node: Node) -> Value | None:
         return None
     if product.op == "pad":
         return _unpadded(node, product)
-    if product.op == "reshape" and product.inputs[0].op == "contract":
+    if product.op == "reshape" and product.inputs[0].op in ("contract", "pad"):
         return _cut_by_groups(node)
     if product.op != "contract":
         return None
