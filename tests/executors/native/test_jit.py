@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
@@ -262,6 +263,26 @@ def test_threads_get_the_interpreter_soon_only_while_they_compile():
     with pytest.raises(ZeroDivisionError):
         jit.object_codes(broken(), known("host"), 2)
     assert sys.getswitchinterval() == usual
+
+
+def test_llvm_takes_code_as_it_is_written_only_for_backlit():
+    f, args, _ = programs.cases("float32")["odd_mlp"]
+    text, target = Native().llvm(bl.trace(bl.value_and_grad(f), *args)), known("host")
+
+    def others():
+        return bytes(jit._machine(target, jit=False).emit_object(llvm.parse_assembly(text)))
+
+    usual, ours = others(), jit.object_code(text, target)
+    assert ours != usual == others()
+
+    def texts():
+        assert others() == ours
+        yield text
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        jit.object_codes(texts(), target, 2)
+    assert others() == usual
 
 
 def test_an_llvmlite_that_keeps_its_lock(monkeypatch):

@@ -18,7 +18,10 @@ from llvmlite.binding import ffi
 from backlit.executors.native.target import Target
 
 _SOON = 1e-4  # seconds
+_KNOWN = 22  # the newest LLVM whose options are known: one that it does not have would end the process
+_LEFT_OUT = {"disable-lsr": 0, "enable-misched": 1, "disable-post-ra": 0}  # passes, by options and their defaults
 _lock = threading.RLock()  # LLVM's global state is entered by one thread at a time
+_compiling = 0  # who compiles now
 
 
 def _hold() -> None:
@@ -81,15 +84,41 @@ def object_code(text: str, target: Target, jit: bool = False, inline: bool = Fal
     with _lock:
         machine = _machine(target, jit)
         module = _inlined(text, machine, unroll) if inline else llvm.parse_assembly(text, llvm.create_context())
-    return _emitted(machine, module)
+    with _as_written():
+        return _emitted(machine, module)
 
 
 def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[bytes]:
     """Texts as object files for this process, several at once, while the next ones are still being written."""
     if workers <= 1:
         return [object_code(text, target, jit=True) for text in texts]
-    with _brisk(), ThreadPoolExecutor(workers) as pool:
+    with _as_written(), _brisk(), ThreadPoolExecutor(workers) as pool:
         return [done.result() for done in [pool.submit(object_code, text, target, True) for text in texts]]
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """LLVM takes loops and the order of instructions as they are written, which saves a third of its time.
+
+    Places are written as they are best computed and sums as they fill a processor that orders instructions itself, so
+    code is no faster with these passes. The options hold for the whole process: they are set only while it compiles.
+    """
+    _count(1)
+    try:
+        yield
+    finally:
+        _count(-1)
+
+
+def _count(change: int) -> None:
+    """One more or less compiles."""
+    global _compiling
+    with _lock:
+        before, _compiling = _compiling > 0, _compiling + change
+        after = _compiling > 0
+        if before != after and llvm.llvm_version_info[0] <= _KNOWN:
+            for option, usual in _LEFT_OUT.items():
+                llvm.set_option("", f"-{option}={1 - usual if after else usual}")
 
 
 @contextmanager
@@ -163,5 +192,5 @@ def _inline(module: Any, machine: Any, unroll: bool) -> None:
 
 def assembly(text: str, target: Target) -> str:
     """The text as assembly for any target; nothing runs."""
-    with _lock:
+    with _lock, _as_written():
         return str(_machine(target, jit=False).emit_assembly(llvm.parse_assembly(text)))
