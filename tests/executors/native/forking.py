@@ -110,10 +110,10 @@ def while_a_thread_is_started():
     here = Busy()
 
     def slowly():
-        with stack._starting:
+        with stack._starting.door:
             here.pause()
 
-    return here.child(slowly, lambda: stack.started(lambda: None, "").join() is None)
+    return here.child(slowly, lambda: stack.elsewhere(lambda: None) is None)
 
 
 if __name__ == "__main__":

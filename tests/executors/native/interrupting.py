@@ -1,11 +1,15 @@
 """Ctrl-C while something runs."""
 
+import dis
 import os
 import signal
+import sys
 import threading
 import time
 
 import pytest
+
+_HANDLED = {dis.opmap[o] for o in ("RESUME", "CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD") if o in dis.opmap}
 
 
 def delay(run, after):
@@ -24,3 +28,42 @@ def delay(run, after):
     late = time.perf_counter() - sent[0]
     sender.join()
     return late
+
+
+def everywhere(run):
+    """Call `run` with an interrupt at its first, second, ... point at which Python may handle a signal.
+
+    Those are after calls, at jumps back and where functions begin. Gives the number of the point after each call that
+    was interrupted, until there is one that has no such point.
+    """
+    number = 0
+    while _interrupted(run, number):
+        number += 1
+        yield number
+
+
+def _interrupted(run, number):
+    """Whether the call of `run` has so many points, at the last of which it is interrupted."""
+    left, before = number, {}
+
+    def trace(frame, event, _):
+        nonlocal left
+        if event == "call":
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode":
+            last, now = before.get(frame), frame.f_code.co_code[frame.f_lasti]
+            before[frame] = now
+            if last in _HANDLED:
+                left -= 1
+                if left < 0:
+                    raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        run()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False

@@ -65,20 +65,27 @@ def test_it_changes_its_mind_when_the_machine_does():
     assert run(choice, {2: 1.0, 1: 1.5}, 60)[-5:] == [2] * 5
 
 
-def test_what_was_worked_on_is_given_up():
+def test_helpers_hold_nothing_of_the_callers():
     class Held:
         pass
 
-    held = Held()
-    gone, seen = weakref.ref(held), []
+    pool, seen, over = Pool(), [], threading.Event()
 
-    def work(number, count, held=held):
-        seen.append((number, count))
+    def run(held):
+        gone = weakref.ref(held)
 
-    Pool().run(2, work)
-    assert sorted(seen) == [(0, 2), (1, 2)]
-    del held, work
+        def work(meeting, number, count):
+            seen.append((number, count))
+            if number:
+                over.set()
+
+        pool.run(2, work)
+        return gone
+
+    gone = run(Held())
     assert gone() is None
+    assert over.wait(60)
+    assert sorted(seen) == [(0, 2), (1, 2)]
 
 
 @pytest.mark.parametrize(

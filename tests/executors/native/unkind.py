@@ -4,13 +4,17 @@ python unkind.py memory             an arena that a limit on memory does not all
 python unkind.py disk FOLDER        a cache on a disk that is full
 python unkind.py read-only FOLDER   a cache that can only be read
 python unkind.py fork               children made while another thread compiles and runs
+python unkind.py interrupts SECONDS     interrupts at random moments of short loops on two threads
 """
 
+import faulthandler
 import os
+import random
 import resource
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,11 @@ import numpy as np
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import Native
+from backlit.executors.native.artifact import Artifact
+from backlit.executors.native.code import Code
+from backlit.executors.native.steps import Steps
+from backlit.executors.native.target import known
+from backlit.executors.native.threads import Choice
 
 X = np.linspace(-1, 1, 50, dtype=np.float32)
 
@@ -100,5 +109,53 @@ def fork():
     thread.join()
 
 
+class Always(Choice):
+    """All threads in each run."""
+
+    def next(self):
+        return self._most, float("inf")
+
+
+def two_threads():
+    """A loop of short steps on two threads, its data, and rows for a few steps.
+
+    Each step adds 1 to both parts of the state: a matrix, and a count.
+    """
+    w, x = np.zeros((8, 8), np.float32), np.ones((40, 8), np.float32)
+    step = bl.trace(lambda w, n, x: (w + ops.mean(x, 0), n + 1, ops.sum(x @ w)), w, np.int64(0), x[:4])
+    loop, target = Steps(step, 2, 1, known("host")), known("host")
+    code = Code(Artifact.of(loop.plan([40], sources=False), target, 2), target)
+    code.seconds, code._choice = 1.0, Always(2)
+    loop._codes[(40,)] = code
+    return loop, [x], np.zeros((3, 4), np.int64)
+
+
+def interrupts(seconds):
+    loop, data, rows = two_threads()
+    w = np.zeros((8, 8), np.float32)
+    state, old, came = [w, np.zeros((), np.int64)], os.sched_getaffinity(0), 0
+    loop(state, data, rows, donate=True)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    faulthandler.dump_traceback_later(float(seconds) + 60, exit=True)
+    end = time.perf_counter() + float(seconds)
+    while time.perf_counter() < end:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2e-4))
+            try:
+                while True:
+                    loop(state, data, rows, donate=True)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            came += 1
+        count = int(state[1])
+        assert count % len(rows) == 0, count
+        assert (w == count).all(), (w, count)
+        assert os.sched_getaffinity(0) == old
+    print(came)
+
+
 if __name__ == "__main__":
-    {"memory": memory, "disk": disk, "read-only": read_only, "fork": fork}[sys.argv[1]](*sys.argv[2:])
+    {"memory": memory, "disk": disk, "read-only": read_only, "fork": fork, "interrupts": interrupts}[sys.argv[1]](
+        *sys.argv[2:]
+    )

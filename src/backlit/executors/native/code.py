@@ -26,11 +26,11 @@ _WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their 
 _WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth waking
 
 
-_STATUS, _BARRIER, _TABLE = 0, 8, 16  # places in a frame, in words: each at a cache line of its own
+_STATUS, _TABLE = 0, 8  # places in a frame, in words: each at a cache line of its own
 
 
 class Frame:
-    """The memory of one run: status and barrier, the table of addresses, the arena of intermediate values."""
+    """The memory of one run: status, the table of addresses, the arena of intermediate values."""
 
     def __init__(self, table: int, arena: int) -> None:
         words = _TABLE + -(-table // 8) * 8
@@ -39,7 +39,7 @@ class Frame:
         self.words = (ctypes.c_int64 * words).from_buffer(memory)  # keeps the memory
         self.table = slice(_TABLE, _TABLE + table)
         start = ctypes.addressof(self.words)
-        self.places = tuple(start + 8 * word for word in (_TABLE, words, _STATUS, _BARRIER))
+        self.places = tuple(start + 8 * word for word in (_TABLE, words, _STATUS))
 
 
 class Code:
@@ -71,32 +71,27 @@ class Code:
         try:
             words = frame.words
             words[frame.table] = [*addresses, *self._constants]
-            ctypes.memset(words, 0, 8 * _BARRIER)
+            ctypes.memset(words, 0, 8 * _TABLE)
             while first < last and not words[_STATUS]:
-                first = self._some(frame, held, first, last)
+                first = self._some(frame, first, last)
             failed, index = words[_STATUS], words[_STATUS + 1]
         finally:
             self.frames.append(frame)
         if failed:
             self._raise(failed - 1, index)
 
-    def _some(self, frame: Frame, held: Any, first: int, last: int) -> int:
+    def _some(self, frame: Frame, first: int, last: int) -> int:
         """Run from step `first` to `last`, or less far where a number of threads is only tried; where it ended."""
         choice = self._choice if self.seconds * (last - first) >= _WORTH_WAKING else None
         count, most = choice.next() if choice is not None else (1, math.inf)
         if most < math.inf:
             last = min(last, first + max(1, int(most / (self.pace or self.seconds))))
-        frame.words[_BARRIER] = 0
         start = time.perf_counter()
         if count == 1:
-            self._step(*frame.places, 0, 1, first, last)
+            self._step(*frame.places, 0, 0, 1, first, last)
         else:
-            until = last
-
-            def work(me: int, all: int, _held: Any = held) -> None:  # helpers keep the memory alive
-                self._step(*frame.places, me, all, first, until)
-
-            threads.run(count, work)
+            step, places, until = self._step, frame.places, last
+            threads.run(count, lambda meeting, me, all: step(*places, meeting, me, all, first, until))
         self.pace = (time.perf_counter() - start) / (last - first)
         if choice is not None:
             choice.learn(count, self.pace)

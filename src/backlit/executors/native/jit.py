@@ -58,7 +58,7 @@ def _machine(target: Target, jit: bool) -> Any:
 
 
 class Loaded:
-    """Object code in memory, ready to run. It stays as long as this object."""
+    """Object code in memory, ready to run. It stays as long as this object and its functions."""
 
     def __init__(self, contents: Iterable[bytes], target: Target) -> None:
         with _lock:
@@ -73,7 +73,9 @@ class Loaded:
         """A function of the code, callable from Python; the interpreter lock is released while it runs."""
         with _lock:
             address = self._engine.get_function_address(name)
-        return ctypes.CFUNCTYPE(None, *arguments)(address)
+        found: Any = ctypes.CFUNCTYPE(None, *arguments)(address)
+        found.code = self
+        return found
 
 
 def object_code(text: str, target: Target, jit: bool = False, inline: bool = False, unroll: bool = False) -> bytes:

@@ -1,4 +1,4 @@
-"""Waiting for other threads: locks that a forked child finds open, whoever held them in its parent; and patience.
+"""Locks that a forked child finds open, whoever held them in its parent.
 
 The thread that would open them again does not live on in the child. So the rule that holds: what such a lock guards is
 whole at any moment; the lock only keeps two threads from doing the same work, or from taking the same thing.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
 
 
 class Lock:
-    """As `threading.Lock`, in a `with` statement."""
+    """A lock, held in `with lock.door:`. An interrupt that comes meanwhile leaves it open, as Python's own locks do."""
 
     def __init__(self) -> None:
         self.renew()
@@ -21,29 +20,7 @@ class Lock:
 
     def renew(self) -> None:
         """Open it, and forget who holds it."""
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-def patiently(wait: Callable[[], object]) -> None:
-    """Wait to the end even if an interrupt comes meanwhile, and raise it then.
-
-    What is waited for works on memory of the caller. `wait` is called again after an interrupt.
-    """
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            wait()
-            break
-        except KeyboardInterrupt as e:
-            interrupt = e
-    if interrupt is not None:
-        raise interrupt
+        self.door = threading.Lock()
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()

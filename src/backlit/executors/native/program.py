@@ -1,6 +1,6 @@
 """The function that runs a whole program: every kernel in order, loops around them, on one thread or several.
 
-    step(table, arena, status, barrier, thread, threads, first, last)
+    step(table, arena, status, meeting, thread, threads, first, last)
 
 `table` holds the addresses of inputs, outputs and constants, `arena` that of the intermediate values. Every thread
 runs this function with its own number. A kernel's outermost axis is cut into `Program.shares` shares, each thread
@@ -9,7 +9,8 @@ touches what another thread's share has written or still reads. What a share com
 it, so results do not depend on the number of threads. `first` and `last` are the steps of a loop whose length is not
 known when code is made.
 
-`status` holds four words: number of a failed check and 1, the index that failed, and two that `script` explains.
+`status` holds four words: number of a failed check and 1, the index that failed, and two that `script` explains. Where
+threads meet is explained by `barrier`; a thread alone needs no such place.
 A small program is one function (`whole`), any other one a list of calls as data (`script`).
 """
 
@@ -102,7 +103,7 @@ class Program:
         return self.names[self._kernels[call]]
 
     def _entry(self) -> None:
-        parameters: list[tuple[Any, str]] = [(POINTER, n) for n in ("table", "arena", "status", "barrier")]
+        parameters: list[tuple[Any, str]] = [(POINTER, n) for n in ("table", "arena", "status", "meeting")]
         parameters += [(I64, n) for n in ("thread", "threads", "first", "last")]
         written = Whole(self) if self.small else Script(self)
         written.emit(Function(self.module, ENTRY, parameters, linkage=""))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backlit.executors.native.barrier import emit_barrier, together
 from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import Buffer, Call, Loop
 from backlit.executors.native.names import I64, POINTER, element
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from backlit.executors.native.program import Program
 
 _U8 = np.dtype(np.uint8)
-_FRAME = ("table", "status", "barrier", "threads", "low", "high", "first", "last")
+_FRAME = ("table", "status", "meeting", "threads", "low", "high", "first", "last")
 _ARENA = -1  # its place
 _ANY = -1  # the length of a loop from step `first` to `last`
 _ROW: list[tuple[Any, str]] = [(POINTER, "row"), (POINTER, "frame")]
@@ -89,15 +90,22 @@ class Script:
         _emit_shares(f.module, max((len(c.arguments) for c in self.program.plan.calls()), default=1))
         _emit_barrier(f.module)
         _emit_loop(f.module)
-        table, arena, status, barrier, thread, threads, first, last = f.arguments
-        low, high = (thread * shares) // threads, ((thread + 1) * shares) // threads
+        table, arena, status, meeting, thread, threads, first, last = f.arguments
         below = 1 + len(self._moving)
         frame = f.slot(I64, below + len(_FRAME), "frame").at(below, I64)
-        for k, value in enumerate((table, status, barrier, threads, low, high, first, last)):
-            f.line(f"store {value}, {frame.at(k, I64)}, align 8")
-        f.line(f"store {arena}, {frame.at(_ARENA, I64)}, align 8")
         rows, size = Value(f, POINTER, "@rows"), sum(r.size for r in self.rows)
-        f.invoke("run_rows", [rows, rows.at(size, I64), frame])
+
+        def work(threads: Value) -> None:
+            low, high = (thread * shares) // threads, ((thread + 1) * shares) // threads
+            for k, value in enumerate((table, status, meeting, threads, low, high, first, last)):
+                f.line(f"store {value}, {frame.at(k, I64)}, align 8")
+            f.line(f"store {arena}, {frame.at(_ARENA, I64)}, align 8")
+            f.invoke("run_rows", [rows, rows.at(size, I64), frame])
+
+        if self.program.threaded:
+            together(f, meeting, thread, threads, work)
+        else:
+            work(threads)
         f.invoked |= dict.fromkeys(w for r in everything for w in (r.function, *r.words) if isinstance(w, str))
         text = "\n".join(r.text() for r in everything)
         f.data = f"@rows = internal constant [{size + 1} x i64] [\n{text}\n  i64 0 ]"
@@ -175,7 +183,7 @@ class _Reader:
 
     def held(self, name: str) -> Value:
         """A word of the frame."""
-        dtype = POINTER if name in ("table", "status", "barrier") else I64
+        dtype = POINTER if name in ("table", "status", "meeting") else I64
         with self.f.naming(name):
             return self._load(self.frame.at(_FRAME.index(name), I64), dtype)
 
@@ -296,40 +304,7 @@ def _emit_loop(module: Module) -> None:
 
 
 def _emit_barrier(module: Module) -> None:
-    """Wait until all threads are here: a counter that only grows; each waits for the next multiple of their number."""
+    """Wait until all threads are here."""
     f = Function(module, "wait_for_all", _ROW)
     r = _Reader(f, *f.arguments)
-    counter, threads = r.held("barrier"), r.held("threads")
-    f.when(threads > 1, lambda: _spin(f, module, counter, threads), "several")
-
-
-def _spin(f: Function, module: Module, counter: Value, threads: Value) -> None:
-    arrived = f.op(f"atomicrmw add {counter}, i64 1 acq_rel", I64)
-    goal = (f.op(f"udiv {arrived}, {threads.text}", I64) + 1) * threads
-    spin, more, rest, done = (f.fresh(n) for n in ("spin", "more", "rest", "all_here"))
-    module.declare("sched_yield", "declare i32 @sched_yield()")
-    before = f.block
-    f.jump(spin)
-    f.start(spin)
-    tries = Value(f, I64, f"%{f.fresh('tries')}")
-    following = f"%{f.fresh('tries.next')}"
-    f.line(f"{tries.text} = phi i64 [ 0, %{before} ], [ {following}, %{more} ], [ {following}, %{rest} ]")
-    now = f.op(f"load atomic i64, {counter} acquire, align 8", I64)
-    f.branch(now >= goal, done, f"{more}.pause")
-    f.start(f"{more}.pause")
-    f.line(f"{following} = add i64 {tries.text}, 1")
-    triple = module.target.triple
-    if triple.startswith("x86_64"):
-        f.line("call void @llvm.x86.sse2.pause()")
-        module.declare("llvm.x86.sse2.pause", "declare void @llvm.x86.sse2.pause()")
-    elif triple.startswith(("aarch64", "arm64")):
-        f.line("call void @llvm.aarch64.hint(i32 1)")  # yield
-        module.declare("llvm.aarch64.hint", "declare void @llvm.aarch64.hint(i32)")
-    patient = f.op(f"icmp ugt i64 {following}, 20000", "i1")
-    f.branch(patient, rest, more)
-    f.start(more)
-    f.jump(spin)
-    f.start(rest)
-    f.line("call i32 @sched_yield()")
-    f.jump(spin)
-    f.start(done)
+    emit_barrier(f, r.held("meeting"), r.held("threads"))

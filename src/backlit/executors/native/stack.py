@@ -6,12 +6,13 @@ whoever started it, would end the process: what runs there is handed to a thread
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from backlit.executors.native.locks import Lock, patiently
+from backlit.executors.native.locks import Lock
 
 ROOM = 4 << 20  # bytes
 
@@ -42,32 +43,52 @@ def _size() -> int:
     return threading.stack_size() or ROOM
 
 
-def started(work: Callable[[], None], name: str) -> threading.Thread:
-    """A thread with enough room, which does the work."""
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    with _starting:
-        old = threading.stack_size(2 * ROOM)
+def start(work: Callable[[], None]) -> None:
+    """Do the work on a thread with enough room.
+
+    `threading.Thread.start` waits in Python for the thread to begin, where an interrupt can break locks of its own.
+    """
+    with _starting.door:
+        old = threading.stack_size()
         try:
-            thread.start()
+            threading.stack_size(2 * ROOM)
+            _thread.start_new_thread(work, ())
         finally:
             threading.stack_size(old)
-    return thread
 
 
 def elsewhere(work: Callable[[], None]) -> None:
-    """Do the work on a thread with enough room, and wait for it. What it raises is raised here."""
+    """Do the work on a thread with enough room, and wait for it. What it raises is raised here.
+
+    After an interrupt the work is either done or will never begin, since it is on the caller's memory.
+    """
     raised: list[BaseException] = []
-    done = threading.Event()  # an interrupted `Thread.join` may take the thread for one that has ended
+    leave, over = [None], list[None]()  # leave to begin: whoever takes it decides
+    done = threading.Lock()
+    done.acquire()
 
     def caught() -> None:
         try:
+            leave.pop()
             work()
         except BaseException as e:
             raised.append(e)
         finally:
-            done.set()
+            over.append(None)
+            done.release()
 
-    started(caught, "backlit")
-    patiently(done.wait)
+    try:
+        start(caught)
+        done.acquire()
+    except BaseException:
+        try:
+            leave.pop()
+        except IndexError:
+            while not over:
+                try:
+                    done.acquire()
+                except BaseException:  # one more interrupt
+                    continue
+        raise
     if raised:
         raise raised[0]

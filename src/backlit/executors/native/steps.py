@@ -115,7 +115,7 @@ class Steps:
         found = self._codes.get(key)
         if found is not None:
             return found
-        with self._lock:
+        with self._lock.door:
             if key not in self._codes:
                 how = "loop", self.winograd, self.carry, *lengths
                 self._codes[key] = compiled(self.step, self.target, lambda: self.plan(lengths, sources=False), *how)

@@ -1,8 +1,8 @@
 """Threads that run one program together.
 
 The helpers are Python threads that enter the same machine code as the caller, each with its own number; the
-interpreter lock is released in there. They are started when first needed and sleep between calls. Only one program at
-a time has them: another one (from another Python thread, or from within a worker of joblib or multiprocessing) runs
+interpreter lock is released in there. They are started when first needed and sleep between calls. One program at a
+time has them: another one (from another Python thread, or from within a worker of joblib or multiprocessing) runs
 alone, with the same results. A forked child starts without helpers.
 
 `BACKLIT_THREADS` limits their number, as does `OMP_NUM_THREADS`, which joblib sets for its workers.
@@ -16,9 +16,15 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
 
-from backlit.executors.native import stack
-from backlit.executors.native.locks import patiently
+import numpy as np
+
+from backlit.executors.native import barrier, stack
+from backlit.executors.native.storage import address, block
 
 
 def _processors() -> int:
@@ -82,85 +88,72 @@ class Choice:
 
 
 class Pool:
-    """Helpers numbered from 1; the caller is 0."""
+    """Helpers numbered from 1; the caller is 0.
+
+    An interrupt may come after any call, and leave at any such point: the rule that holds is that whatever was done up
+    to there is either whole or of no consequence. Helpers begin only when the caller has (see `barrier`), what they are
+    given holds no memory of the caller's, and what has to be put back is put back by the first call of a `finally`.
+    """
 
     def __init__(self) -> None:
-        self._busy = threading.Lock()
-        self._helpers: list[_Helper] = []
+        self._helpers: list[SimpleQueue[Callable[[], None]]] = []  # what each has to do
+        self._asking = threading.Lock()  # for all helpers: else two runs could wait for each other
+        self._meeting = _meeting()  # of the last run
 
-    def run(self, threads: int, work: Callable[[int, int], None]) -> None:
-        """work(thread, threads) on each of `threads` threads at once, or work(0, 1) if the helpers are busy."""
-        if threads <= 1 or not self._busy.acquire(blocking=False):
-            work(0, 1)
+    def run(self, threads: int, work: Callable[[int, int, int], None]) -> None:
+        """work(meeting, thread, threads) on each of `threads` threads at once, or work(0, 0, 1) if helpers are busy.
+
+        `meeting` is the address of the words that `barrier` explains.
+        """
+        if threads <= 1 or self._meeting[barrier.GATE] == barrier.OPEN:
+            work(0, 0, 1)
             return
+        while len(self._helpers) < threads - 1:
+            self._helpers.append(_helper(len(self._helpers) + 1))
+        meeting = self._meeting = _meeting()
+        place, old = address(meeting), os.sched_getaffinity(0) if _CAN_PIN else None
         try:
-            while len(self._helpers) < threads - 1:
-                self._helpers.append(_Helper(len(self._helpers) + 1))
-            old = _pin(0)
-            started = self._helpers[: threads - 1]
-
-            def wait() -> None:
-                for helper in started:
-                    helper.wait()
-
-            for helper in started:
-                helper.start(lambda n: work(n, threads))
-            try:
-                work(0, threads)
-            finally:
-                patiently(wait)
-                if old is not None:
-                    os.sched_setaffinity(0, old)
+            _pin(0)
+            with self._asking:
+                for number, helper in enumerate(self._helpers[: threads - 1], 1):
+                    helper.put(partial(_help, work, meeting, number, threads))
+            work(place, 0, threads)
         finally:
-            self._busy.release()
+            if old is not None:
+                os.sched_setaffinity(0, old)
 
 
-class _Helper:
-    """A sleeping thread. Its locks are doors: released to let the other side through."""
+def _meeting() -> Any:
+    """Words where the threads of a run meet."""
+    return block(8 * barrier.MEETING).view(np.int64)
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self._work: Callable[[int], None] | None = None
-        self._running = False
-        self._go, self._done = threading.Lock(), threading.Lock()
-        self._go.acquire()
-        self._done.acquire()
-        stack.started(self._live, f"backlit-{number}")
 
-    def start(self, work: Callable[[int], None]) -> None:
-        """Begin; a run that an interrupt kept from being waited for is waited for first."""
-        self.wait()
-        self._work, self._running = work, True
-        self._go.release()
+def _help(work: Callable[[int, int, int], None], meeting: Any, number: int, threads: int) -> None:
+    """A helper's part; it holds the words where threads meet until it has gone."""
+    work(address(meeting), number, threads)
 
-    def wait(self) -> None:
-        """Until the work is done."""
-        if self._running:
-            self._done.acquire()
-            self._running = False
 
-    def _live(self) -> None:
-        _pin(self.number)
+def _helper(number: int) -> SimpleQueue[Callable[[], None]]:
+    """A sleeping thread, which does what is put into its queue."""
+    asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def live() -> None:
+        _pin(number)
         while True:
-            self._go.acquire()
-            assert self._work is not None
-            self._work(self.number)
-            self._work = None  # and with it the memory that was worked on
-            self._done.release()
+            asked.get()()
+
+    stack.start(live)
+    return asked
 
 
-def _pin(number: int) -> set[int] | None:
-    """Keep the calling thread on one processor, so that two that spin do not land on the same; where it was before."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    old = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {_PROCESSORS[number % len(_PROCESSORS)]})
-    except OSError:  # the processor was taken away from this process
-        return None
-    return old
+def _pin(number: int) -> None:
+    """Keep the calling thread on one processor, so that two that spin do not land on the same."""
+    if _CAN_PIN:
+        with suppress(OSError):  # the processor was taken away from this process
+            os.sched_setaffinity(0, {_PROCESSORS[number % len(_PROCESSORS)]})
 
 
+_CAN_PIN = hasattr(os, "sched_setaffinity")
 _PROCESSORS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 _pool = Pool()
 
@@ -174,6 +167,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def run(threads: int, work: Callable[[int, int], None]) -> None:
-    """work(thread, threads) on so many threads at once, or work(0, 1) where they are not to be had."""
+def run(threads: int, work: Callable[[int, int, int], None]) -> None:
+    """work(meeting, thread, threads) on so many threads at once, or work(0, 0, 1) where they are not to be had."""
     _pool.run(min(threads, available()), work)

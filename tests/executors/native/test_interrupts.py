@@ -1,0 +1,57 @@
+"""An interrupt that comes at whatever moment: nothing hangs, the state is that of a whole step, the threads go on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backlit.executors.native import stack, threads
+
+from . import interrupting, unkind
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["here", "on a thread with more stack"])
+def test_at_each_point_of_a_call(room, monkeypatch):
+    monkeypatch.setattr(stack, "has_room", lambda: room or threading.current_thread() is not threading.main_thread())
+    loop, data, rows = unkind.two_threads()
+    w = np.zeros((8, 8), np.float32)
+    state, old = [w, np.zeros((), np.int64)], os.sched_getaffinity(0)
+    loop(state, data, rows, donate=True)
+    points = 0
+    for points in interrupting.everywhere(lambda: loop(state, data, rows, donate=True)):  # noqa: B007
+        count = int(state[1])
+        assert count % len(rows) == 0
+        assert (w == count).all()
+        assert os.sched_getaffinity(0) == old
+    assert points > 50
+    for _ in range(10):
+        loop(state, data, rows, donate=True)
+        if threads._pool._meeting[0] > 0:  # both were there
+            break
+    else:
+        pytest.fail("the helper is gone")
+
+
+def stress(seconds):
+    """Interrupts that came in so many seconds, at random moments, in a process of its own."""
+    path = Path(__file__).with_name("unkind.py")
+    done = subprocess.run(
+        [sys.executable, path, "interrupts", str(seconds)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_at_random_moments():
+    assert stress(1.5) > 10
+
+
+@pytest.mark.full
+def test_at_random_moments_for_long():
+    assert stress(60) > 3000
