@@ -262,10 +262,10 @@ class Buffer:
 
     type: Type
     name: str
-    kind: str  # "input", "output", "constant", "arena", "slice" (moves with the step of a loop)
+    kind: str  # "input", "output", "constant", "arena", "part", "slice" (a row that moves with the step of a loop)
     number: int = -1  # of an input, output or constant
-    offset: int = -1  # in the arena, in bytes
-    base: Buffer | None = None  # of a slice: what it is a row of
+    offset: int = -1  # in the arena, or of a part, in bytes
+    base: Buffer | None = None  # what it is a part or a slice of
 
     @property
     def bytes(self) -> int:

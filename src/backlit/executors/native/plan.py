@@ -23,6 +23,7 @@ from backlit.executors.native.donation import reuse
 from backlit.executors.native.fusion import Fusion
 from backlit.executors.native.kernels import Buffer, Call, Loop, Nest, Rows
 from backlit.executors.native.lowering import Lowering
+from backlit.executors.native.trail import Trail, trails
 from backlit.ir import Graph, Node, Type
 from backlit.once import once
 
@@ -125,6 +126,7 @@ class Planner:
         self.sources, self.winograd = sources, winograd
         self.constants: list[np.ndarray[Any, np.dtype[Any]]] = []
         self._constants: dict[int, Buffer] = {}
+        self._trails: dict[Node, dict[int, Trail]] = {}  # of the states of a loop
 
     def arena(self, type: Type, name: str) -> Buffer:
         return Buffer(type, name, "arena")
@@ -165,6 +167,8 @@ class Planner:
         copies: list[tuple[Node, Buffer]] = []
         for output, buffer in zip(graph.outputs, outputs, strict=True):
             key = _key(output)
+            if buffer in (wanted.get(key), buffers.get(output)):
+                continue  # it is there already
             if key in wanted or output.op in ("input", "constant"):
                 copies.append((output, buffer))
             else:
@@ -177,9 +181,14 @@ class Planner:
                 if len(node.types) == 1 and node.op != "scan":
                     buffers[node] = wanted.get(node) or self.arena(node.type, names[node])
                 else:
-                    for i, t in enumerate(node.types):
-                        key = (node, i) if len(node.types) > 1 else node
-                        buffers[key] = wanted.get(key) or self.arena(t, f"{names[node]}[{i}]")
+                    keys = _results(node)
+                    there = {i: wanted[key] for i, key in enumerate(keys) if key in wanted}
+                    if node.op == "scan":
+                        self._trails[node] = trails(node, set(there), self.arena, names[node])
+                        for k, trail in self._trails[node].items():
+                            there |= {k: trail.last, **trail.kept}
+                    for i, (key, t) in enumerate(zip(keys, node.types, strict=True)):
+                        buffers[key] = there.get(i) or self.arena(t, f"{names[node]}[{i}]")
         lowering = Lowering(fusion, names, buffers, elsewhere, self.arena, self.winograd, fixed)
         steps: list[Any] = []
         missing: set[Node] = set()
@@ -205,34 +214,43 @@ class Planner:
         return steps
 
     def _scan(self, node: Node, lowering: Lowering, names: Mapping[Node, str]) -> list[Any]:
-        """A loop. The carry lies in the memory of the final carry; each step's new carry is moved there at its end."""
+        """A loop. The carry lies in the memory of the final carry; each step's new carry is moved there at its end.
+
+        Where the carries of all steps are kept, that is where they lie (`Trail`).
+        """
         p = node.params
         body: Graph = p["body"]
         outside, carry = p["outside"], p["carry"]
-        results = [lowering.buffers[(node, i) if len(node.types) > 1 else node] for i in range(len(node.types))]
+        results = [lowering.buffers[key] for key in _results(node)]
         given = [lowering.plain(i) for i in node.inputs[:outside]]
-        states, ys = results[:carry], results[carry:]
+        trails = self._trails[node]
+        first = [trails[k].first if k in trails else results[k] for k in range(carry)]
         start = [
-            lowering.copy(i, b, (node,)) for i, b in zip(node.inputs[outside : outside + carry], states, strict=True)
+            lowering.copy(i, b, (node,)) for i, b in zip(node.inputs[outside : outside + carry], first, strict=True)
         ]
         rows = [
             self.row(lowering.plain(x), i)
             for x, i in zip(node.inputs[outside + carry :], body.inputs[outside + carry :], strict=True)
         ]
-        fresh = [self.arena(s.type, f"new {s.name}") for s in states]
-        targets = [self.row(y, o) for y, o in zip(ys, body.outputs[carry:], strict=True)]
-        calls = self.steps(body, [*given, *states, *rows], [*fresh, *targets], given)
+        states, fresh = results[:carry], [self.arena(b.type, f"new {b.name}") for b in results[:carry]]
+        ys = {k: self.row(results[k], body.outputs[k]) for k in range(carry, len(results))}
+        for k, trail in trails.items():
+            states[k], fresh[k] = self.row(trail.before, body.outputs[k]), self.row(trail.after, body.outputs[k])
+            ys |= {i: states[k] if stack is trail.before else fresh[k] for i, stack in trail.kept.items()}
+        calls = self.steps(body, [*given, *states, *rows], [*fresh, *ys.values()], given)
         once = unchanging(calls, given)
         calls = [c for c in calls if c not in once]
         start += once
-        placed = reuse(calls, list(zip(fresh, states, strict=True)))
-        found = (move(f, s, (node,)) for f, s in zip(fresh, states, strict=True) if f not in placed)
-        moves = [m for m in found if m is not None]
+        apart = [(f, s) for k, (f, s) in enumerate(zip(fresh, states, strict=True)) if k not in trails]
+        placed = reuse(calls, apart)
+        moves = [m for f, s in apart if f not in placed and (m := move(f, s, (node,))) is not None]
         read = {u.params["index"] for u in lowering.fusion.users.get(node, []) if u.op == "item"}
-        passing = [s for k, s in enumerate(states) if len(node.types) > 1 and k not in read]
+        unread = [k for k in range(carry) if len(node.types) > 1 and k not in read]
+        passing = [fresh[k] if k in trails else states[k] for k in unread if fresh[k] not in ys.values()]
+        moving = [b for b in dict.fromkeys([*rows, *ys.values(), *states, *fresh]) if b.kind == "slice"]
         return [
             Loop(
-                p["length"], p["reverse"], calls, [c for c in start if c], moves, (node,), names[node], rows + targets,
+                p["length"], p["reverse"], calls, [c for c in start if c], moves, (node,), names[node], moving,
                 idle([*calls, *moves], passing),
             )
         ]  # fmt: skip
@@ -284,6 +302,11 @@ def move(source: Buffer, target: Buffer, nodes: tuple[Node, ...]) -> Call | None
 
 def _key(node: Node) -> Any:
     return (node.inputs[0], node.params["index"]) if node.op == "item" else node
+
+
+def _results(node: Node) -> list[Any]:
+    """The keys of a node's results."""
+    return [(node, i) for i in range(len(node.types))] if len(node.types) > 1 else [node]
 
 
 def plan(graph: Graph, donate: Sequence[int] = (), sources: bool = True, winograd: bool = True) -> Plan:

@@ -158,6 +158,9 @@ class Script:
             return self._moving[buffer], offset
         if buffer.kind == "arena":
             return _ARENA, buffer.offset + offset
+        if buffer.kind == "part":
+            assert buffer.base is not None
+            return self._place(buffer.base, buffer.offset + offset)
         return self.program.slot(buffer), offset
 
     def _settled(self) -> Iterator[Row]:

@@ -181,7 +181,7 @@ class Pending:
         for root in self._near(buffer.root()):
             for other, touched in self._touched[root].items():
                 known = touched.written | touched.read if writes else touched.written
-                if other is not buffer:
+                if not _is_alike(other, buffer):
                     known = known if pace != _ALONE else known - {_ALONE}
                 elif pace is not None:
                     known = known - {pace}
@@ -205,6 +205,11 @@ class Pending:
                 insort(self._places, (root.offset, len(self._touched), root))
                 self._widest = max(self._widest, root.bytes)
         return self._touched[root].setdefault(buffer, _Touched())
+
+
+def _is_alike(a: Buffer, b: Buffer) -> bool:
+    """Whether shares at one pace are the same thread's in both: rows of one size are either the same or apart."""
+    return a is b or (a.kind == b.kind == "slice" and a.bytes == b.bytes)
 
 
 def flows(loop: Loop, target: Target, count: int) -> bool:

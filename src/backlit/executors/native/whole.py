@@ -104,6 +104,9 @@ class Whole:
             return rows[buffer]
         if buffer.kind == "arena":
             return self.arena.at(buffer.offset, _U8)
+        if buffer.kind == "part":
+            assert buffer.base is not None
+            return self._address(buffer.base, rows).at(buffer.offset, _U8)
         with self.f.naming(buffer.name):
             number = self.f.load(self.table.at(self.program.slot(buffer), I64), I64)
             return number.convert("inttoptr", POINTER)
