@@ -92,6 +92,18 @@ def test_permutation_is_jaxs(n):
     np.testing.assert_array_equal(random.permutation(key, x, axis=1), x[:, wanted])
 
 
+@pytest.mark.parametrize("n", [0, 1, 4, 5, 70])
+def test_what_is_drawn_at_once_is_what_a_program_draws(n):
+    def drawn(key):
+        new = random.split(key, n), random.fold_in(key, n), random.fold_in(key, np.arange(n))
+        return *new, random.permutation(key, n), random.bits(key, (n,)), random.bits(key)
+
+    key = random.key(2**33 + n)
+    program = bl.compile(drawn, executor="reference")(key)
+    for at_once, wanted in zip(drawn(key), program, strict=True):
+        np.testing.assert_array_equal(at_once, wanted, strict=True)
+
+
 def test_statistics():
     """Means, variances and correlations within 4.5 standard errors (once in 150,000 by chance; the seed is fixed)."""
     n = 200_000

@@ -19,27 +19,55 @@ from backlit.errors import DtypeError, SettingError, ShapeError
 from backlit.ops.elementwise import astype, less, maximum
 from backlit.ops.indexing import gather, take
 from backlit.ops.movement import iota, reshape, sizes_of, stack
-from backlit.ops.record import UNSIGNED, Case, Notation, Spec, Value, composite, elementwise, normal_axis, told_as
+from backlit.ops.record import (
+    UNSIGNED,
+    Array,
+    Case,
+    Notation,
+    Spec,
+    Value,
+    composite,
+    elementwise,
+    normal_axis,
+    told_as,
+)
 from backlit.ops.reduction import argsort
 from backlit.ops.special import erfinv
-from backlit.tracing import type_of
+from backlit.pytree import as_array
+from backlit.tracing import is_traced, type_of
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
+_FEW = 4  # counters that are scrambled one by one faster than in an array
 
 
-def _threefry(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
-    """Both words of the scrambled counter, in 32-bit arithmetic that wraps around."""
+def _threefry(k0: Any, k1: Any, x0: Any, x1: Any, mask: int | None = None) -> tuple[Any, Any]:
+    """Both words of the scrambled counter, in 32-bit arithmetic that wraps around; under a mask in any other."""
+
+    def cut(x: Any) -> Any:
+        return x if mask is None else x & mask
+
     keys = (k0, k1, k0 ^ k1 ^ _PARITY)
-    x0, x1 = x0 + keys[0], x1 + keys[1]
+    x0, x1 = cut(x0 + keys[0]), cut(x1 + keys[1])
     for block in range(5):
         for r in _ROTATIONS[block % 2]:
-            x0 = x0 + x1
-            x1 = (x1 << r) | (x1 >> (32 - r))
+            x0 = cut(x0 + x1)
+            x1 = cut((x1 << r) | (x1 >> (32 - r)))
             x1 = x1 ^ x0
-        x0 = x0 + keys[(block + 1) % 3]
-        x1 = x1 + keys[(block + 2) % 3] + (block + 1)
+        x0 = cut(x0 + keys[(block + 1) % 3])
+        x1 = cut(x1 + keys[(block + 2) % 3] + (block + 1))
     return x0, x1
+
+
+def _at_once(key: Array, low: Array) -> tuple[Array, Array]:
+    """Both words of the counters (0, low), of any shape."""
+    if low.size <= _FEW:
+        k0, k1 = key.tolist()
+        pairs = [_threefry(k0, k1, 0, x, 0xFFFFFFFF) for x in low.reshape(-1).tolist()]
+        first, second = np.array(pairs, np.uint32).reshape(-1, 2).T
+    else:
+        first, second = _threefry(key[:1], key[1:], np.zeros(1, np.uint32), low.reshape(-1))
+    return first.reshape(low.shape), second.reshape(low.shape)
 
 
 _U32 = Spec((3,), 0, 2**32 - 1, "uint32")
@@ -65,13 +93,22 @@ def key(seed: int) -> Any:
     return np.array([number >> 32 & 0xFFFFFFFF, number & 0xFFFFFFFF], np.uint32)
 
 
-def _words(key: Value, high: Value, low: Value) -> tuple[Value, Value]:
+def _words(key: Value, low: Value) -> tuple[Value, Value]:
+    """Both words of the counters (0, low)."""
     t = type_of(key)
     if t.shape != (2,) or t.dtype != np.uint32:
         with told_as("random", key):
             raise DtypeError("a key is a uint32 array of shape (2,)", fix="make one with ops.random.key(seed)")
+    if not is_traced(key, low):
+        return _at_once(as_array(key), as_array(low))
     k0, k1 = gather(key, np.int64(0)), gather(key, np.int64(1))
+    high = np.uint32(0)
     return threefry2x32(k0, k1, high, low, word=0), threefry2x32(k0, k1, high, low, word=1)
+
+
+def _joined(words: tuple[Value, Value], axis: int) -> Value:
+    """Both words as one value."""
+    return stack(words, axis=axis) if is_traced(*words) else np.stack(words, axis)
 
 
 def _draw(key: Value, shape: Sequence[int] | int) -> tuple[Value, Value]:
@@ -82,21 +119,22 @@ def _draw(key: Value, shape: Sequence[int] | int) -> tuple[Value, Value]:
         raise ShapeError(f"there is no draw of the shape {sizes}")
     if n > 2**32:
         raise ShapeError(f"a draw has at most 2^32 elements, not {n}", fix="split the key and draw in parts")
-    counters = reshape(iota(n, key, np.uint32), sizes)
-    return _words(key, np.uint32(0), counters)
+    if not is_traced(key):
+        return _words(key, np.arange(n, dtype=np.uint32).reshape(sizes))
+    return _words(key, reshape(iota(n, key, np.uint32), sizes))
 
 
 @composite
 def split(key: Value, count: int = 2) -> Value:
     """`count` new keys, as an array of shape (count, 2). Do not use the old key again."""
-    return stack(_draw(key, (count,)), axis=1)
+    return _joined(_draw(key, (count,)), 1)
 
 
 @composite
 def fold_in(key: Value, number: Value) -> Value:
     """The new key that belongs to a number (an integer from 0 to 2^32 - 1, such as a step counter; may be traced)."""
     number = astype(number, np.uint32)
-    return stack(_words(key, np.uint32(0), number), axis=0)
+    return _joined(_words(key, number), 0)
 
 
 @composite
@@ -156,5 +194,6 @@ def permutation(key: Value, x: Value, axis: int = 0) -> Value:
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
         keys = split(key)
         key, sub = keys[0], keys[1]
-        order = gather(order, argsort(bits(sub, (n,))))
+        drawn = bits(sub, (n,))
+        order = gather(order, argsort(drawn)) if is_traced(key) else order[np.argsort(drawn, kind="stable")]
     return order if whole else take(x, order, axis)

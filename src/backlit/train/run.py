@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backlit.errors import DivergenceError
-from backlit.pytree import flatten, map_leaves
+from backlit.pytree import leaves, map_leaves
 from backlit.train import agreement
 from backlit.train.callbacks import Callback, Epoch
 from backlit.train.divergence import all_finite, find_origin
@@ -189,7 +189,7 @@ class Run:
     # --- values that are not finite -----------------------------------------------------------------------------------
 
     def _sound(self, carry: Tree, sums: Tree) -> bool:
-        found = all_finite(flatten(sums)[0]) and all_finite(flatten(carry)[0])
+        found = all_finite(leaves(sums)) and all_finite(leaves(carry))
         return agreement.everywhere(self.trainer.processes, found)
 
     def _diverged(self, stretch: Stretch) -> None:
@@ -206,7 +206,7 @@ class Run:
         moment = trainer.moment
         parts = [one.data[role][one.rows] for role in ("x", "y", "sample_weight", "mask") if role in one.data]
         batch = [trainer.processes.whole(part, one.batch)[0] for part in parts]
-        origin = find_origin(program.graph, [*flatten(moment.carry)[0], *batch])
+        origin = find_origin(program.graph, [*leaves(moment.carry), *batch])
         where = f"step {moment.step + 1} (epoch {moment.epoch + 1})"
         if trainer.on_nan == "rollback" and trainer.rollbacks < ROLLBACKS:
             trainer.rollbacks += 1
