@@ -34,18 +34,9 @@ def report(f: Function, status: Value, code: Value, index: Value, wrong: Value) 
     def write() -> None:
         value = SCALARS.cast(index, I64).splat(wrong.lanes)
         if wrong.lanes > 1:
-            high = f.call(
-                "vector.reduce.smax", I64, 1, [wrong.select(value, np.iinfo(np.int64).min)], _i64s(wrong.lanes)
-            )
-            low = f.call(
-                "vector.reduce.smin", I64, 1, [wrong.select(value, np.iinfo(np.int64).max)], _i64s(wrong.lanes)
-            )
-            value = (low < 0).select(low, high)
+            first = f.call("cttz", bits.dtype, 1, [bits, f.const(False, BOOL)])
+            value = f.op(f"extractelement {value}, {first}", I64)
         f.store(value, status.at(1, I64))
         f.store(code + 1, status)
 
     f.when(found, write, "out_of_range")
-
-
-def _i64s(lanes: int) -> str:
-    return f"v{lanes}i64"
