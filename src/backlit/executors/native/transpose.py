@@ -49,6 +49,8 @@ def square(rows: Sequence[Value]) -> list[Value]:
                 new[i | half] = rows[i].shuffled(high, rows[i | half])
         rows = new
         half //= 2
+        if half and half == n // 8:  # LLVM would look for long for ways to join these shuffles with the next ones
+            rows = [v.f.call("arithmetic.fence", v.dtype, v.lanes, [v]) for v in rows]
     return rows
 
 
