@@ -243,7 +243,7 @@ def compile_step(
 
     def like(shape: tuple[int, ...], dtype: Any) -> Array:
         """An array without memory of its own: the graph of a step may be asked for later, and would keep another."""
-        return np.broadcast_to(np.zeros((), dtype), shape)
+        return np.ndarray(shape, dtype, bytes(np.dtype(dtype).itemsize), strides=(0,) * len(shape))
 
     batch = {r: like((stretch.batch, *a.shape[1:]), a.dtype) for r, a in stretch.data.items()}
     batch = {r: batch[r] for r in ROLES if r in batch}
