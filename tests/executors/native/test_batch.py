@@ -63,7 +63,7 @@ def test_gradients_are_the_reference_executors(net, n, dtype):
 def test_the_whole_chain_goes_through_full_vectors():
     args = arguments(pooled, 32, "float32")
     calls = plan(prepared(bl.trace(bl.grad(pooled, (0, 1, 2, 3)), *args))).calls()
-    large = [c.kernel for c in calls if c.kernel.points * math.prod(c.kernel.reduced) >= 16 * 18 * 32]
+    large = [k for c in calls for k in c.kernel.nests if k.points * math.prod(k.reduced) >= 16 * 18 * 32]
     inner = [k.space[-1:] + k.reduced[-1:] for k in large if k.prologue and len(k.space) > 2]
     assert len(inner) > 6
     assert all(any(n % 32 == 0 for n in last) for last in inner)

@@ -23,6 +23,7 @@ from functools import cache
 
 from backlit.executors.native.index import Index, counter, flat, split_axes, through, unflat
 from backlit.executors.native.kernels import COMBINERS
+from backlit.executors.native.turned import turned
 from backlit.ir import Graph, Node
 from backlit.ops.record import OPS
 
@@ -91,6 +92,7 @@ class Fusion:
             for i in dict.fromkeys(node.inputs):
                 self.users.setdefault(i, []).append(node)
         self.outputs = set(graph.outputs)
+        self.turns = {t for node in graph.nodes if (t := turned(node)) is not None}
         self.groups: list[Group] = []
         self._placed = False  # whether every node has its home, or none for good
         self._leaves: dict[Node, list[tuple[Node, bool]]] = {}
@@ -125,8 +127,11 @@ class Fusion:
             else:
                 self._depth[node] = depth
         elif node.op in COMBINERS or node.op == "contract" or node.op in BLOCKS:
+            turn = turned(node)
+            if turn is not None and node.op == "contract" and turn not in self.home:
+                self._place(turn)
             for i in node.inputs:
-                if node.op not in COMBINERS:
+                if node.op not in COMBINERS and not (i is turn and i.inputs[0] in self.inlined):
                     self._store_operand(i)
             group = Group(squeezed(node), roots=[node], size=self._size.pop(node))
             if node.op in COMBINERS:
@@ -137,6 +142,7 @@ class Fusion:
             if node.op == "gather":
                 self._store_operand(node.inputs[0])
             inline = self._is_inlined(node) or self._is_free(node) or (depth <= _AGAIN and self._is_cheap(node))
+            inline = inline or self._is_turned(node)
             if node not in self.forced and small and inline:
                 self.inlined.add(node)
                 self._depth[node] = depth
@@ -164,6 +170,15 @@ class Fusion:
             node = source
         if node not in self.home and node.op not in ("input", "item", "constant"):
             self._place(node)
+
+    def _is_turned(self, node: Node) -> bool:
+        """Whether these are rows that are gathered only to be turned, which is one copy."""
+        users = self.users.get(node, [])
+        if node.op != "gather" or len(users) != 1 or users[0] not in self.turns:
+            return False
+        readers = self.users[users[0]]
+        alone = len(readers) == 1 or all(r.op == "windows" for r in readers)
+        return alone and self.outputs.isdisjoint([node, *users])
 
     def _is_view(self, node: Node) -> bool:
         return node.op in VIEWS and node not in self.home

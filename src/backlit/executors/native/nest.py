@@ -26,7 +26,7 @@ from backlit.executors.native.kernels import COMBINERS, Instruction, Nest, Winog
 from backlit.executors.native.names import BOOL, F32, F64, I64
 from backlit.executors.native.schedule import Schedule, schedule
 from backlit.executors.native.target import Target
-from backlit.executors.native.transpose import turned_axes, write_transpose
+from backlit.executors.native.transpose import TransposeWriter, turned_axes
 from backlit.executors.native.value import Value
 from backlit.ops.record import OPS
 
@@ -48,7 +48,7 @@ def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> 
     elif pairs is not None:
         DotWriter(f, nest, pairs, lengths).write()
     elif turned is not None:
-        write_transpose(f, nest, turned, schedule(nest, module.target).split, module.target)
+        TransposeWriter(f, nest, turned, schedule(nest, module.target).split, lengths).write()
     else:
         NestWriter(f, nest, schedule(nest, module.target), lengths).write()
 

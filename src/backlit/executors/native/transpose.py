@@ -2,16 +2,20 @@
 
 Rows of the source are loaded as vectors, and log2(lanes) rounds of shuffles exchange halves, quarters, ... of pairs of
 rows, after which the vectors are columns (Eklundh 1972). This is a function that all such copies of a program share.
-What is left over at the edges is copied number by number.
+What is left over at the edges is a part of a square, under masks.
+
+The rows may be named by numbers, as those of a minibatch are: then they are gathered and turned at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from backlit.executors.native.bounds import checked, report
 from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import I64, POINTER, element
@@ -21,9 +25,10 @@ from backlit.executors.native.value import Value
 
 def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
     """(axis of neighbours in the source, axis of neighbours in the result) of a copy that turns them."""
-    if nest.prologue or [i.op for i in nest.epilogue] != ["load", "store"]:
+    code = nest.epilogue
+    if nest.prologue or [i.op for i in code] not in (["load", "store"], ["load", "gather", "store"]):
         return None
-    load, store = nest.epilogue
+    load, store = code[-2:]
     lanes = target.lanes(load.dtype.itemsize)
     if load.dtype.kind != "f" or load.dtype.itemsize < 4:
         return None
@@ -32,6 +37,12 @@ def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
     result = next((a for a in axes if store.at.strides[a] == 1 and nest.space[a] >= 4), -1)
     if source < 0 or result < 0 or source == result:
         return None
+    if load.op == "gather":  # by one number for each element of the result's axis
+        along = [int(a == result) for a in axes]
+        if len(load.axes) != 1 or code[0].at.strides != tuple(along) or load.at.strides[result]:
+            return None
+        if load.axes[0][0] == 0:  # there is no row that could be read instead of a wrong one
+            return None
     return source, result
 
 
@@ -54,71 +65,104 @@ def square(rows: Sequence[Value]) -> list[Value]:
     return rows
 
 
-def turn(module: Module, dtype: np.dtype[Any], lanes: int, rows: int, columns: int) -> str:
+def turn(
+    module: Module, dtype: np.dtype[Any], lanes: int, rows: int, columns: int, apart: bool = True, within: bool = False
+) -> str:
     """The function that turns a square from one place to another, whose rows lie so many elements apart.
 
-    Only so many of its rows and columns are there: what is outside is not touched, and what is stored for it is 0.
+    Unless `apart` it is given where a list of the places of its rows lies. Only so many of its rows and columns are
+    there: what is outside is not touched, and what is stored for it is 0, or nothing if it must stay `within`.
     """
-    whole = rows == columns == lanes
-    name = f"turn_{lanes}_{element(dtype)}" + ("" if whole else f"_{rows}x{columns}")
+    part = "" if rows == columns == lanes else f"_{rows}x{columns}{'_within' if within else ''}"
+    name = f"turn_{lanes}_{element(dtype)}{'' if apart else '_named'}{part}"
     if all(f.name != name for f in module.functions):
-        f = Function(module, name, [(POINTER, "from"), (I64, "apart"), (POINTER, "to"), (I64, "there")])
-        source, apart, target, there = f.arguments
+        second = (I64, "apart") if apart else (POINTER, "places")
+        f = Function(module, name, [(POINTER, "from"), second, (POINTER, "to"), (I64, "there")])
+        source, by, target, there = f.arguments
         mask = f.first(lanes, columns) if columns < lanes else None
-        found = [f.load(source.at(apart * r, dtype), dtype, lanes, mask) for r in range(rows)]
+        places = (by * r if apart else f.load(by.at(r, I64), I64) for r in range(rows))
+        found = [f.load(source.at(place, dtype), dtype, lanes, mask) for place in places]
         nothing = [f.const(0, dtype, lanes)] * (lanes - rows)
+        kept = f.first(lanes, rows) if within and rows < lanes else None
         for r, column in enumerate(square([*found, *nothing])[:columns]):
-            f.store(column, target.at(there * r, dtype))
+            f.store(column, target.at(there * r, dtype), kept)
     return name
 
 
-def write_transpose(f: Function, nest: Nest, axes: tuple[int, int], split: int, target: Target) -> None:
-    """Squares first, then what is left of the rows, then what is left of the columns."""
-    load, store = nest.epilogue
-    dtype, (across, down) = load.dtype, axes
-    lanes = target.lanes(dtype.itemsize)
-    begin, end = f.arguments[2], f.arguments[3]
-    others = [a for a in range(len(nest.space)) if a not in axes]
-    places = (load.at, store.at)
-    turned = turn(f.module, dtype, lanes, lanes, lanes)
-    start = (
-        f.arguments[load.argument].at(places[0].offset, dtype),
-        f.arguments[store.argument].at(places[1].offset, dtype),
-    )
+class TransposeWriter:
+    """Writes such a copy: strips of `lanes` rows, and in a strip square after square."""
 
-    def moved(pointers: tuple[Value, Value], axis: int, i: Value) -> tuple[Value, Value]:
-        return (pointers[0].at(i * places[0].strides[axis], dtype), pointers[1].at(i * places[1].strides[axis], dtype))
+    def __init__(self, f: Function, nest: Nest, axes: tuple[int, int], split: int, lengths: Sequence[int]) -> None:
+        self.f, self.nest, self.split, self.lengths = f, nest, split, lengths
+        self.across, self.down = axes
+        *named, self.load, self.store = nest.epilogue
+        self.named = named[0] if named else None
+        self.dtype = self.load.dtype
+        self.lanes = f.module.target.lanes(self.dtype.itemsize)
+        self.begin, self.end, self.status, self.check = f.arguments[len(nest.arguments) :]
+        self.places = f.slot(I64, self.lanes, "places") if named else None
 
-    def level(depth: int, pointers: tuple[Value, Value]) -> None:
-        if depth < len(others):
-            axis = others[depth]
-            low, high = (begin, end) if axis == split else (f.index(0), f.index(nest.space[axis]))
-            f.loop(low, high, 1, lambda i: level(depth + 1, moved(pointers, axis, i)), name=f"i{axis}")
+    def write(self) -> None:
+        f, lanes = self.f, self.lanes
+        source, result = (f.arguments[i.argument].at(i.at.offset, i.dtype) for i in (self.load, self.store))
+        lengths = set(self.lengths) if self.down == self.split else {self.nest.space[self.down]}
+        low, high = self._range(self.down)
+        whole = low + ((high - low) // lanes * lanes if len(lengths) > 1 else min(lengths) // lanes * lanes)
+        f.loop(low, whole, lanes, lambda j: self._strip(source, result, j, lanes), name="strip")
+        for rest in sorted({n % lanes for n in lengths} - {0}):
+            strip = partial(self._strip, source, result, whole, rest)
+            if len(lengths) == 1:
+                strip()
+            else:
+                f.when(high - whole == rest, strip, "rest")
+
+    def _range(self, axis: int) -> tuple[Value, Value]:
+        if axis == self.split:
+            return self.begin, self.end
+        return self.f.index(0), self.f.index(self.nest.space[axis])
+
+    def _strip(self, source: Value, result: Value, j: Value, rows: int) -> None:
+        """The rows from `j` on, so many of them."""
+        if self.named is not None:
+            self._find_places(j, rows)
+        others = [a for a in range(len(self.nest.space)) if a not in (self.across, self.down)]
+        self._around(others, *self._moved(source, result, self.down, j), rows)
+
+    def _find_places(self, j: Value, rows: int) -> None:
+        """Where the rows lie that are named from `j` on."""
+        f, index = self.f, self.named
+        assert index is not None
+        assert self.places is not None
+        ((size, stride),) = self.load.axes
+        mask = f.first(self.lanes, rows) if rows < self.lanes else None
+        names = f.load(f.arguments[index.argument].at(j + index.at.offset, index.dtype), index.dtype, self.lanes, mask)
+        place, wrong = checked(f, names, size, mask)
+        report(f, self.status, self.check, names, wrong)
+        f.store(place * stride, self.places)
+
+    def _moved(self, source: Value, result: Value, axis: int, i: Value) -> tuple[Value, Value]:
+        steps = (k.at.strides[axis] for k in (self.load, self.store))
+        a, b = (p.at(i * step, self.dtype) for p, step in zip((source, result), steps, strict=True))
+        return a, b
+
+    def _around(self, others: Sequence[int], source: Value, result: Value, rows: int) -> None:
+        """The squares of a strip, in loops over the axes that stay."""
+        f, lanes, n = self.f, self.lanes, self.nest.space[self.across]
+        if others:
+            axis, *inner = others
+
+            def inside(i: Value) -> None:
+                self._around(inner, *self._moved(source, result, axis, i), rows)
+
+            f.loop(*self._range(axis), 1, inside, name=f"i{axis}")
             return
-        low, high = (begin, end) if down == split else (f.index(0), f.index(nest.space[down]))
-        whole = (low + (high - low) // lanes * lanes) if down == split else f.index(nest.space[down] // lanes * lanes)
-        wide = nest.space[across] // lanes * lanes
 
-        def strip(j: Value) -> None:
-            f.loop(0, wide, lanes, lambda i: block(moved(moved(pointers, down, j), across, i)), name="square")
+        def one(i: Value, columns: int = lanes) -> None:
+            a, b = self._moved(source, result, self.across, i)
+            name = turn(f.module, self.dtype, lanes, rows, columns, self.places is None, within=True)
+            by = self.places or f.index(self.load.at.strides[self.down])
+            f.invoke(name, [a, by, b, f.index(self.store.at.strides[self.across])])
 
-        def block(at: tuple[Value, Value]) -> None:
-            steps = f.index(places[0].strides[down]), f.index(places[1].strides[across])
-            f.invoke(turned, [at[0], steps[0], at[1], steps[1]])
-
-        def single(i: Value, j: Value) -> None:
-            at = moved(moved(pointers, down, j), across, i)
-            f.store(f.load(at[0], dtype), at[1])
-
-        f.loop(low, whole, lanes, strip, name="strip")
-        f.loop(whole, high, 1, lambda j: f.loop(0, wide, 1, lambda i: single(i, j), name="rest") and None, name="left")
-        if wide < nest.space[across]:
-            f.loop(
-                low,
-                high,
-                1,
-                lambda j: f.loop(wide, nest.space[across], 1, lambda i: single(i, j)) and None,
-                name="edge",
-            )
-
-    level(0, start)
+        f.loop(0, n - n % lanes, lanes, one, name="square")
+        if n % lanes:
+            one(f.index(n - n % lanes), n % lanes)
