@@ -12,7 +12,7 @@ import numpy as np
 
 import backlit as bl
 from backlit import ir, ops
-from backlit.executors.native import Native, stack, storage
+from backlit.executors.native import Native, errand, stack, storage
 from backlit.once import once
 
 
@@ -113,7 +113,7 @@ def while_a_thread_is_started():
         with stack._starting.door:
             here.pause()
 
-    return here.child(slowly, lambda: stack.elsewhere(lambda: None) is None)
+    return here.child(slowly, lambda: errand.elsewhere(lambda: None) is None)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 import backlit as bl
 from backlit import nn, ops
-from backlit.executors.native import Native, stack, threads, tiling
+from backlit.executors.native import Native, errand, stack, threads, tiling
 from backlit.executors.native.threads import Choice, Pool
 
 
@@ -148,4 +148,4 @@ def test_what_is_raised_elsewhere_is_raised_here():
         raise IndexError("seven")
 
     with pytest.raises(IndexError, match="seven"):
-        stack.elsewhere(wrong)
+        errand.elsewhere(wrong)

@@ -12,7 +12,7 @@ import numpy as np
 
 from backlit.errors import IndexingError
 from backlit.executors.api import Array
-from backlit.executors.native import cache, jit, stack, threads
+from backlit.executors.native import cache, errand, jit, stack, threads
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.digest import digest
 from backlit.executors.native.plan import Plan
@@ -62,7 +62,7 @@ class Code:
     def run_at(self, addresses: Sequence[int], first: int, last: int, held: Any) -> None:
         """The same by the addresses of inputs and outputs. `held` keeps their memory while somebody works on it."""
         if not stack.has_room():
-            stack.elsewhere(lambda: self.run_at(addresses, first, last, held))
+            errand.elsewhere(lambda: self.run_at(addresses, first, last, held))
             return
         try:
             frame = self.frames.pop()

@@ -1,4 +1,8 @@
-"""From LLVM's language to object code, for any target; and from object code to functions of this process."""
+"""From LLVM's language to object code, for any target; and from object code to functions of this process.
+
+An interrupt in the middle of llvmlite can make it free memory twice, or keep its lock closed: the rule that holds is
+that llvmlite is only entered where no interrupt comes.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 
+from backlit.executors.native.errand import undisturbed
 from backlit.executors.native.target import Target
 
 _SOON = 1e-4  # seconds
@@ -61,6 +66,9 @@ class Loaded:
     """Object code in memory, ready to run. It stays as long as this object and its functions."""
 
     def __init__(self, contents: Iterable[bytes], target: Target) -> None:
+        undisturbed(lambda: self._load(contents, target))
+
+    def _load(self, contents: Iterable[bytes], target: Target) -> None:
         with _lock:
             machine = _machine(target, jit=True)
             empty = llvm.parse_assembly(f'target triple = "{target.triple}"')
@@ -71,11 +79,13 @@ class Loaded:
 
     def function(self, name: str, *arguments: Any) -> Any:
         """A function of the code, callable from Python; the interpreter lock is released while it runs."""
-        with _lock:
-            address = self._engine.get_function_address(name)
-        found: Any = ctypes.CFUNCTYPE(None, *arguments)(address)
+        found: Any = ctypes.CFUNCTYPE(None, *arguments)(undisturbed(lambda: self._address(name)))
         found.code = self
         return found
+
+    def _address(self, name: str) -> int:
+        with _lock:
+            return int(self._engine.get_function_address(name))
 
 
 def object_code(text: str, target: Target, jit: bool = False, inline: bool = False, unroll: bool = False) -> bytes:
@@ -83,19 +93,34 @@ def object_code(text: str, target: Target, jit: bool = False, inline: bool = Fal
 
     What the generator writes is as it should run. LLVM is asked to improve it only where functions are to be inlined.
     """
-    with _lock:
-        machine = _machine(target, jit)
-        module = _inlined(text, machine, unroll) if inline else llvm.parse_assembly(text, llvm.create_context())
-    with _as_written():
-        return _emitted(machine, module)
+
+    def made() -> bytes:
+        with _lock:
+            machine = _machine(target, jit)
+            module = _inlined(text, machine, unroll) if inline else llvm.parse_assembly(text, llvm.create_context())
+        with _as_written():
+            return _emitted(machine, module)
+
+    return undisturbed(made)
 
 
 def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[bytes]:
     """Texts as object files for this process, several at once, while the next ones are still being written."""
-    if workers <= 1:
-        return [object_code(text, target, jit=True) for text in texts]
-    with _as_written(), _brisk(), ThreadPoolExecutor(workers) as pool:
-        return [done.result() for done in [pool.submit(object_code, text, target, True) for text in texts]]
+    stopped: list[None] = []
+
+    def wanted() -> Iterator[str]:
+        for text in texts:
+            if stopped:  # by an interrupt: nobody waits for the rest
+                return
+            yield text
+
+    def made() -> list[bytes]:
+        if workers <= 1:
+            return [object_code(text, target, jit=True) for text in wanted()]
+        with _as_written(), _brisk(), ThreadPoolExecutor(workers) as pool:
+            return [done.result() for done in [pool.submit(object_code, text, target, True) for text in wanted()]]
+
+    return undisturbed(made, stop=lambda: stopped.append(None))
 
 
 @contextmanager
@@ -130,8 +155,8 @@ def _brisk() -> Iterator[None]:
     if usual <= _SOON:
         yield
         return
-    sys.setswitchinterval(_SOON)
     try:
+        sys.setswitchinterval(_SOON)
         yield
     finally:
         sys.setswitchinterval(usual)
@@ -194,5 +219,9 @@ def _inline(module: Any, machine: Any, unroll: bool) -> None:
 
 def assembly(text: str, target: Target) -> str:
     """The text as assembly for any target; nothing runs."""
-    with _lock, _as_written():
-        return str(_machine(target, jit=False).emit_assembly(llvm.parse_assembly(text)))
+
+    def made() -> str:
+        with _lock, _as_written():
+            return str(_machine(target, jit=False).emit_assembly(llvm.parse_assembly(text)))
+
+    return undisturbed(made)
