@@ -227,10 +227,11 @@ class Function:
         carry: Sequence[Value] = (),
         name: str = "i",
         written_out: bool = False,
+        entered: bool = False,
     ) -> list[Value]:
         """`for i in range(low, high, step): carry = body(i, *carry)`; gives the last carry.
 
-        `written_out`: one turn after the other, if it is known how many there are.
+        `written_out`: one turn after the other, if it is known how many there are. `entered`: there is a turn at least.
         """
         a, b = self.index(low), self.index(high)
         known = a.const is not None and b.const is not None
@@ -240,7 +241,7 @@ class Function:
             return list(carry)
         head, done = self.fresh(f"{name}.loop"), self.fresh(f"{name}.done")
         before = self.block
-        if known:
+        if known or entered:
             self.jump(head)
         else:
             self.branch(a < b, head, done)
@@ -257,7 +258,7 @@ class Function:
             phis.append(f"  {h.text} = phi {h.type} [ {old.text}, %{before} ], [ {c.text}, %{last} ]")
         self.lines[place:place] = phis
         self.start(done)
-        if known:
+        if known or entered:
             return new
         pairs = zip(carry, new, strict=True)
         return [

@@ -7,8 +7,9 @@ epilogue runs on the tile while it is in registers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from backlit.executors.native.builder import Function, kernel_function
 from backlit.executors.native.kernels import Nest
@@ -33,6 +34,10 @@ class Ahead:
 
     count: int
     fetch: Callable[[Value], None]
+
+    def fetch_within(self, i: Value) -> None:
+        """Fetch i, if there is one of this number."""
+        i.f.when(i.compare("ult", self.count), lambda: self.fetch(i), "fetch")
 
 
 class ProductWriter(NestWriter):
@@ -223,6 +228,15 @@ class ProductWriter(NestWriter):
 
         return [Ahead(rows, fetch)]
 
+    def _fetch_one(self, i: Value) -> None:
+        """Ask for number i of all that is asked for ahead, one after the other."""
+        if len(self.ahead) == 1:
+            self.ahead[0].fetch(i)
+            return
+        for ahead in self.ahead:
+            ahead.fetch_within(i)
+            i = i - ahead.count
+
     def _fetch(self, pointer: Value, vectors: int) -> None:
         for n in range(0, vectors * self.cut.lanes, in_line(self.dtype.itemsize)):
             self.f.prefetch(pointer.at(n, self.dtype))
@@ -237,9 +251,8 @@ class ProductWriter(NestWriter):
 
     def _places_of_rows(self, rows: int) -> list[tuple[int, ...]]:
         """For each row of a tile its counters along `cut` and `whole`, from the tile's first."""
-        axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
         sizes = ([rows] if self.cut.cut >= 0 else []) + [self.extents[a] for a in self.cut.whole]
-        return list(_counters(sizes)) if axes else [()]
+        return list(product(*map(range, sizes)))
 
     def _offset(self, k: int, counters: Sequence[int]) -> int:
         """How far instruction k's place moves for these counters of a row."""
@@ -257,22 +270,18 @@ class ProductWriter(NestWriter):
         f.comment(f"tile of {len(places)} x {vectors} vectors{f', the last of {self.narrow}' if partial else ''}")
         sums = self._sum(0, here, places, vectors, partial, start)
         if self.last_part is not True:
+            kept = self._kept(here, vectors)
             for k, total in enumerate(sums):
-                f.store(total, self._sum_so_far(here, k, vectors))
+                f.store(total, kept.at(k * self.cut.lanes, self.dtype))
         if isinstance(self.last_part, Value):
             f.when(self.last_part, lambda: self._finish(here, rows, places, vectors, partial, sums), "last")
         elif self.last_part:
             self._finish(here, rows, places, vectors, partial, sums)
 
     def _finish(
-        self,
-        here: Point,
-        rows: int,
-        places: Sequence[tuple[int, ...]],
-        vectors: int,
-        partial: bool,
+        self, here: Point, rows: int, places: Sequence[tuple[int, ...]], vectors: int, partial: bool,
         sums: Sequence[Value],
-    ) -> None:
+    ) -> None:  # fmt: skip
         """The epilogue on the sums of a tile."""
         if self.looped and len(sums) > 1:
             self._looped_epilogue(here, rows, vectors, partial, sums)
@@ -293,20 +302,21 @@ class ProductWriter(NestWriter):
         """The sums of the parts before this one."""
         store, found = len(self.everything) - 1, []
         assert self.first_part is not None
+        kept = self._kept(here, vectors) if self.cut.part else None
         for k, nothing in enumerate(zero):
             v = k % vectors
-            if self.cut.part:
-                old = self.f.load(self._sum_so_far(here, k, vectors), self.dtype, nothing.lanes)
+            if kept is not None:
+                old = self.f.load(kept.at(k * self.cut.lanes, self.dtype), self.dtype, nothing.lanes)
             else:
                 point = self._point(here, places[k // vectors], v, vectors, partial)
                 old = self.f.load(point.pointers[store], self.dtype, point.lanes, point.mask)
             found.append(self.first_part.select(nothing, old))
         return found
 
-    def _sum_so_far(self, here: Point, k: int, vectors: int) -> Value:
-        """Where sum k of a tile is kept between two parts."""
+    def _kept(self, here: Point, vectors: int) -> Value:
+        """Where the sums of a tile are kept between two parts."""
         row = here.counters[self.cut.cut] - self.low
-        return self.sums.at((row * vectors + k) * self.cut.lanes, self.dtype)
+        return self.sums.at(row * (vectors * self.cut.lanes), self.dtype)
 
     def _is_of_columns(self, k: int) -> bool:
         """Whether the value is the same for all rows of a tile (a bias): it is made once."""
@@ -410,11 +420,10 @@ class ProductWriter(NestWriter):
                 now = self._step(point, u, axis, places, vectors, partial, now)
             return now
 
-        done = 0
-        for ahead in self.ahead:
-            sums, done = self._sum_and_fetch(ahead, steps, done, whole // len(self.ahead), unroll, sums, f"k{axis}")
-        if done < whole:
-            sums = self.f.loop(done, whole, unroll, steps, sums, f"k{axis}")
+        if self.ahead and whole >= sum(a.count for a in self.ahead) * unroll:
+            sums = self._sum_and_fetch(steps, whole, unroll, sums, f"k{axis}")
+        elif whole:
+            sums = self.f.loop(0, whole, unroll, steps, sums, f"k{axis}")
         return steps(self.f.index(whole), *sums, count=n % unroll) if n % unroll else sums
 
     def _range(self, axis: int, here: Point) -> tuple[Value, Value]:
@@ -428,20 +437,20 @@ class ProductWriter(NestWriter):
         return low, high
 
     def _sum_and_fetch(
-        self, ahead: Ahead, steps: Callable[..., list[Value]], done: int, room: int, unroll: int, sums: list[Value],
-        name: str,
-    ) -> tuple[list[Value], int]:  # fmt: skip
-        """About `room` steps from `done` on, with what is asked for ahead spread evenly over them; none if too few."""
-        size = room // ahead.count // unroll * unroll
-        if not size:
-            return sums, done
+        self, steps: Callable[..., list[Value]], n: int, unroll: int, sums: list[Value], name: str
+    ) -> list[Value]:
+        """`n` steps, with what is asked for ahead spread evenly over them."""
+        count = sum(a.count for a in self.ahead)
+        size = -(-n // (count * unroll)) * unroll
 
         def some(i: Value, *s: Value) -> list[Value]:
-            ahead.fetch(i)
-            low = i * size + done
-            return self.f.loop(low, low + size, unroll, steps, list(s), name)
+            self._fetch_one(i)
+            low = i * size
+            high = low + size
+            high = (high < n).select(high, n) if size * count > n else high
+            return self.f.loop(low, high, unroll, steps, list(s), name, entered=size * (count - 1) < n)
 
-        return self.f.loop(0, ahead.count, 1, some, sums, "ahead"), done + size * ahead.count
+        return self.f.loop(0, count, 1, some, sums, "ahead")
 
     def _step(
         self, point: Point, u: int, axis: int, places: Sequence[tuple[int, ...]], vectors: int, partial: bool,
@@ -490,12 +499,3 @@ class ProductWriter(NestWriter):
                         total = f.fma(loaded(a, offset, v), loaded(b, u * self.stride_b, v), total)
                 made.append(total)
         return made
-
-
-def _counters(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    if not sizes:
-        yield ()
-        return
-    for i in range(sizes[0]):
-        for rest in _counters(sizes[1:]):
-            yield (i, *rest)
