@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.nest import NestWriter, Point
 from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
-from backlit.executors.native.tiling import crowded, is_product, pieces, tiling
+from backlit.executors.native.tiling import crowded, is_product, pieces
 from backlit.executors.native.value import Value
 from backlit.executors.native.vectors import in_line, narrowed
 
@@ -32,35 +31,27 @@ SHORT = 4  # numbers in a sum, below which vectors are mostly empty
 _LEAST = 4  # results of a matrix times a vector that are worth a tile: as many sums as can be made at once
 
 
-@dataclass(frozen=True)
-class Dots:
-    """How such a product is cut. A tile has up to `rows` of the axis `across` and `columns` of `down`.
+@dataclass(frozen=True, kw_only=True)
+class Dots(Schedule):
+    """How such a product is cut. A tile has up to `rows` of the axis `across` and `columns` of the axis `vector`.
 
-    `across` moves through the load a, `down` through b. There are no more rows than columns; where a matrix is
+    `across` moves through the load a, `vector` through b. There are no more rows than columns; where a matrix is
     multiplied by a vector there are none, `across` is -1.
     """
 
     a: int
     b: int
-    vector: int  # the summed axis that is cut into vectors
-    lanes: int
+    summed: int  # the axis whose partial sums are vectors
     across: int
-    down: int
     rows: int
     columns: int
     loops: tuple[int, ...]  # the other axes of the result, outermost first
-    down_first: bool  # the columns are more than the rows: each of them is read once, by all rows
-
-    @property
-    def split(self) -> int:
-        """The axis that threads share: the outermost one."""
-        return self.loops[0] if self.loops else self.down if self.down_first else self.across
+    columns_first: bool  # they are more than the rows: each of them is read once, by all rows
 
 
-@lru_cache(maxsize=4096)
 def dots(nest: Nest, target: Target) -> Dots | None:
     """How to cut the nest; None where it is no product of this kind."""
-    if not is_product(nest) or 0 in nest.space or tiling(nest, target) is not None:
+    if not is_product(nest) or 0 in nest.space:
         return None
     outer, extents = range(len(nest.space)), nest.space + nest.reduced
     strides = [nest.prologue[k].at.strides for k in (0, 1)]
@@ -72,29 +63,36 @@ def dots(nest: Nest, target: Target) -> Dots | None:
     lanes = narrowed(target.lanes(size), extents[vector])
     vectors = nest.steps // extents[vector] * -(-extents[vector] // lanes)
     alone = [[x for x in outer if strides[k][x] and not strides[1 - k][x] and extents[x] > 1] for k in (0, 1)]
-    best: tuple[float, bool, Dots] | None = None
-    for a, b in ((0, 1), (1, 0)):
-        for x in alone[a] or [-1]:
-            for y in alone[b]:
-                if x < 0 and extents[y] < _LEAST:
-                    continue
-                loops = tuple(z for z in outer if z not in (x, y))
-                gaps = (abs(strides[a][x]) * size if x >= 0 else 0, abs(strides[b][y]) * size)
-                apart = any(i.op == "store" and i.at.strides[y] != 1 for i in nest.epilogue)
-                high = extents[x] if x >= 0 else 1
-                for rows in range(min(2, high), min(high, _MOST) + 1):
-                    for columns in range(max(2, rows), min(extents[y], _MOST) + 1):
-                        if rows * columns + rows + 1 > target.registers:
-                            break
-                        cost = sum(
-                            n * m * _cycles(r, c, vectors, lanes, gaps)
-                            for n, r in pieces(high, rows)
-                            for m, c in pieces(extents[y], columns)
-                        )
-                        cut = Dots(a, b, vector, lanes, x, y, rows, columns, loops, extents[y] > high)
-                        found = (cost / (high * extents[y]), apart, cut)
-                        best = found if best is None or found[:2] < best[:2] else best
-    return best[2] if best is not None else None
+    best: tuple[tuple[float, bool], tuple[int, ...]] | None = None
+    pairs = [(a, 1 - a, x, y) for a in (0, 1) for x in alone[a] or [-1] for y in alone[1 - a]]
+    for a, b, x, y in pairs:
+        if x < 0 and extents[y] < _LEAST:
+            continue
+        high, wide = extents[x] if x >= 0 else 1, extents[y]
+        gaps = abs(strides[a][x]) * size if x >= 0 else 0, abs(strides[b][y]) * size
+        apart = any(i.op == "store" and i.at.strides[y] != 1 for i in nest.epilogue)
+        for rows in range(min(2, high), min(high, _MOST) + 1):
+            for columns in range(max(2, rows), min(wide, _MOST) + 1):
+                if rows * columns + rows + 1 > target.registers:
+                    break
+                cycles = sum(
+                    n * m * _cycles(r, c, vectors, lanes, gaps)
+                    for n, r in pieces(high, rows)
+                    for m, c in pieces(wide, columns)
+                )
+                cost = cycles / (high * wide), apart
+                if best is None or cost < best[0]:
+                    best = cost, (a, b, x, y, rows, columns)
+    if best is None:
+        return None
+    a, b, x, y, rows, columns = best[1]
+    loops = tuple(z for z in outer if z not in (x, y))
+    columns_first = x < 0 or extents[y] > extents[x]
+    split = loops[0] if loops else y if columns_first else x
+    return Dots(
+        y, lanes, 1, split, a=a, b=b, summed=vector, across=x, rows=rows, columns=columns, loops=loops,
+        columns_first=columns_first,
+    )  # fmt: skip
 
 
 def _cycles(rows: int, columns: int, vectors: int, lanes: int, gaps: tuple[int, int]) -> float:
@@ -124,10 +122,10 @@ class DotWriter(NestWriter):
     """Writes such a product."""
 
     def __init__(self, f: Function, nest: Nest, cut: Dots, lengths: Sequence[int]) -> None:
-        super().__init__(f, nest, Schedule(cut.down, cut.lanes, 1, cut.split), lengths)
+        super().__init__(f, nest, cut, lengths)
         self.cut = cut
         self.dtype = nest.prologue[3].dtype
-        self.inner.sort(key=lambda axis: axis == cut.vector)  # that one is the innermost
+        self.inner.sort(key=lambda axis: axis == cut.summed)  # that one is the innermost
 
     def _level(self, depth: int, here: Point) -> None:
         self._evaluate(here, 0, prologue_too=True)
@@ -137,13 +135,13 @@ class DotWriter(NestWriter):
         """All tiles."""
         cut = self.cut
         if cut.across < 0:
-            self._each(cut.down, here, cut.columns, lambda at, columns: self._tile(at, 1, columns))
+            self._each(cut.vector, here, cut.columns, lambda at, columns: self._tile(at, 1, columns))
             return
-        order = [(cut.across, cut.rows), (cut.down, cut.columns)]
-        (outer, many), (inner, most) = reversed(order) if cut.down_first else order
+        order = [(cut.across, cut.rows), (cut.vector, cut.columns)]
+        (outer, many), (inner, most) = reversed(order) if cut.columns_first else order
 
         def line(at: Point, n: int) -> None:
-            self._each(inner, at, most, lambda at, m: self._tile(at, *((m, n) if cut.down_first else (n, m))))
+            self._each(inner, at, most, lambda at, m: self._tile(at, *((m, n) if cut.columns_first else (n, m))))
 
         self._each(outer, here, many, line)
 
@@ -177,7 +175,7 @@ class DotWriter(NestWriter):
                 n = min(cut.lanes, columns - first)
                 with f.naming("sum"):
                     found = added_up(totals[r * columns + first : r * columns + first + n])
-                at = self._moved(row, cut.down, first)
+                at = self._moved(row, cut.vector, first)
                 at.lanes, at.mask = found.lanes, f.first(found.lanes, n) if n < found.lanes else None
                 at.values[3] = found
                 self._evaluate_epilogue(at)
@@ -192,7 +190,7 @@ class DotWriter(NestWriter):
         """The loops over the summed axes, from `depth` on; the one in vectors is the innermost."""
         axis = self.inner[depth]
         n, w = self.extents[axis], self.cut.lanes
-        if axis != self.cut.vector:
+        if axis != self.cut.summed:
             return self.f.loop(
                 0, n, 1, lambda i, *s: self._sums(depth + 1, self._enter(here, axis, i), rows, columns, s), sums,
                 f"k{axis}",
@@ -218,7 +216,7 @@ class DotWriter(NestWriter):
         made = list(sums)
         for c in range(columns):
             with f.naming("b"):
-                b = loaded(cut.b, cut.down, c)
+                b = loaded(cut.b, cut.vector, c)
             with f.naming("sum"):
                 made[c::columns] = [f.fma(x, b, total) for x, total in zip(a, sums[c::columns], strict=True)]
         return made

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,44 +20,12 @@ import numpy as np
 
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.bounds import checked, report
-from backlit.executors.native.builder import Function, Module, kernel_function
-from backlit.executors.native.kernels import COMBINERS, Instruction, Nest, Winograd
+from backlit.executors.native.builder import Function
+from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
 from backlit.executors.native.names import BOOL, F32, F64, I64
-from backlit.executors.native.schedule import Schedule, schedule
-from backlit.executors.native.target import Target
-from backlit.executors.native.transpose import TransposeWriter, turned_axes
+from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.value import Value
 from backlit.ops.record import OPS
-
-
-def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> None:
-    """Write the function of a Nest. `lengths` are the sizes of the ranges that it will be called for."""
-    from backlit.executors.native.dots import DotWriter, dots
-    from backlit.executors.native.product import ProductWriter
-    from backlit.executors.native.tiling import tiling
-    from backlit.executors.native.winograd_product import WinogradWriter
-
-    f = kernel_function(module, name, [f"p{k}" for k in range(len(nest.arguments))])
-    cut, pairs = tiling(nest, module.target), dots(nest, module.target)
-    turned = turned_axes(nest, module.target)
-    if isinstance(nest, Winograd):
-        WinogradWriter(f, nest, lengths).write()
-    elif cut is not None:
-        ProductWriter(f, nest, cut, lengths).write()
-    elif pairs is not None:
-        DotWriter(f, nest, pairs, lengths).write()
-    elif turned is not None:
-        TransposeWriter(f, nest, turned, schedule(nest, module.target).split, lengths).write()
-    else:
-        NestWriter(f, nest, schedule(nest, module.target), lengths).write()
-
-
-def of_any_length(nest: Nest, target: Target) -> Nest:
-    """A long flat map without its length: its code is the same for every length, so all such maps share it."""
-    if nest.prologue or len(nest.space) != 1 or nest.space[0] < 4 * target.vector_bytes:
-        return nest
-    plan = schedule(nest, target)
-    return replace(nest, space=(-1,)) if plan.vector == 0 and turned_axes(nest, target) is None else nest
 
 
 class Point:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from backlit.executors.native.builder import Function, kernel_function
+from backlit.executors.native.builder import Function, Module, kernel_function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import BOOL, I64, POINTER
 from backlit.executors.native.nest import NestWriter, Point
 from backlit.executors.native.panel import Panel
-from backlit.executors.native.schedule import Schedule
-from backlit.executors.native.tiling import Tiling, pieces, split_axis
+from backlit.executors.native.tiling import Tiling, pieces, tiling
 from backlit.executors.native.value import Value
 from backlit.executors.native.vectors import LINE, in_line
 
@@ -40,13 +39,21 @@ class Ahead:
         i.f.when(i.compare("ult", self.count), lambda: self.fetch(i), "fetch")
 
 
+def emit_product(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> None:
+    """Write the function of a product that has an axis of columns, for ranges of these lengths."""
+    cut = tiling(nest, module.target)
+    assert cut is not None
+    ProductWriter(
+        kernel_function(module, name, [f"p{k}" for k in range(len(nest.arguments))]), nest, cut, lengths
+    ).write()
+
+
 class ProductWriter(NestWriter):
     """Writes a product."""
 
     def __init__(self, f: Function, nest: Nest, cut: Tiling, lengths: Sequence[int]) -> None:
-        split = split_axis(nest, cut)
-        super().__init__(f, nest, Schedule(cut.columns, cut.lanes, 1, split), lengths)
-        self.cut, self.split = cut, split
+        super().__init__(f, nest, cut, lengths)
+        self.cut = cut
         self.dtype = nest.prologue[3].dtype
         self.total = 3
         self.inner_start = len(nest.space)  # the first of the inner axes that a tile goes through
@@ -95,7 +102,7 @@ class ProductWriter(NestWriter):
     def _columns(self, here: Point) -> None:
         """All tiles: blocks of columns outside, so that a block of b is used by all rows while it is near."""
         axis = self.cut.columns
-        if axis != self.split:
+        if axis != self.cut.split:
             self._blocks(here, self.f.index(0), self.extents[axis])
         else:
             self._of_any(lambda length: self._blocks(here, self.begin, length))
@@ -155,7 +162,7 @@ class ProductWriter(NestWriter):
         if axis < 0:
             self._tile(here, 1, vectors, partial)
             return
-        if axis != self.split:
+        if axis != self.cut.split:
             self._row_blocks(here, self.f.index(0), self.extents[axis], vectors, partial)
             return
         self._of_any(lambda length: self._row_blocks(here, self.begin, length, vectors, partial))

@@ -24,10 +24,11 @@ from backlit.executors.native import blocks
 from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.clock import Clock
 from backlit.executors.native.kernels import Buffer, Call, Nest, Rows
+from backlit.executors.native.method import emit_nest
 from backlit.executors.native.names import I64, POINTER
-from backlit.executors.native.nest import emit_nest, of_any_length
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.rows import emit_rows
+from backlit.executors.native.schedule import of_any_length
 from backlit.executors.native.script import Script
 from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import Target

@@ -1,14 +1,16 @@
-"""How a Nest is run: a choice made of its shapes and strides by a simple model of cycles, as data."""
+"""How a Nest is run by loops: a choice made of its shapes and strides by a simple model of cycles, as data.
+
+For products, and for copies that turn axes, there are better ways (`method`), whose records extend that of loops.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
 from backlit.executors.native.target import Target
-from backlit.executors.native.transpose import turned_axes
 from backlit.executors.native.vectors import narrowed
 
 _COLUMNS = 4  # vectors side by side that a sum over rows takes at once: it goes through memory in longer runs
@@ -18,13 +20,13 @@ _PLAIN = ("load", "number", "add", "subtract", "multiply", "negative")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a Nest is run: the axis cut into vectors (-1: none), lanes (those of several vectors, where sums over rows
-    take them side by side), partial sums at once, the axis that threads share."""
+    """How a Nest is run."""
 
-    vector: int
-    lanes: int
-    unroll: int
-    split: int
+    vector: int  # the axis cut into vectors; -1: none
+    lanes: int  # of a vector, or of several where sums over rows take them side by side
+    unroll: int  # partial sums at once
+    split: int  # the axis that threads share; -1: none
+    grain: int = 1  # points along it that stay together
 
 
 @lru_cache(maxsize=4096)
@@ -51,10 +53,14 @@ def schedule(nest: Nest, target: Target) -> Schedule:
     if vector in range(outer) and inner >= 8 and _is_plain_sum(nest, vector):
         while width < _COLUMNS * lanes and extents[vector] >= 4 * width:  # so that two threads have whole ones
             width, unroll = 2 * width, 2
-    turned = turned_axes(nest, target)
-    if turned is not None:
-        split = next((a for a in range(outer) if a not in turned), turned[1])
     return Schedule(vector, width, unroll, split)
+
+
+def of_any_length(nest: Nest, target: Target) -> Nest:
+    """A long flat map without its length: its code is the same for every length, so all such maps share it."""
+    if nest.prologue or len(nest.space) != 1 or nest.space[0] < 4 * target.vector_bytes:
+        return nest
+    return replace(nest, space=(-1,)) if schedule(nest, target).vector == 0 else nest
 
 
 def _is_plain_sum(nest: Nest, vector: int) -> bool:

@@ -12,7 +12,6 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from backlit.executors.native.dots import dots
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import (
     Buffer,
@@ -23,14 +22,11 @@ from backlit.executors.native.kernels import (
     RunningSum,
     Search,
     Sort,
-    Winograd,
     WinogradSum,
 )
-from backlit.executors.native.schedule import schedule
+from backlit.executors.native.method import method
 from backlit.executors.native.target import Target
-from backlit.executors.native.tiling import split_axis, tiling
 from backlit.executors.native.vectors import in_line
-from backlit.executors.native.winograd_product import split_of
 
 _GRAIN = in_line(4)  # elements that end where a line of the caches does, in float32 and float64
 _LONG = 4096  # elements
@@ -80,15 +76,8 @@ def _is_long_update(call: Call) -> bool:
 
 @lru_cache(maxsize=4096)
 def _share_of_nest(nest: Nest, target: Target) -> Share:
-    if isinstance(nest, Winograd):
-        axis = split_of(nest)
-        return Share(axis, nest.space[axis], 2 if axis in nest.convolution.places else 1)
-    cut = tiling(nest, target)
-    if cut is not None and cut.by_columns:
-        return Share(cut.columns, nest.space[cut.columns], cut.vectors * cut.lanes)
-    pairs = dots(nest, target)
-    axis = split_axis(nest, cut) if cut is not None else (pairs or schedule(nest, target)).split
-    return Share(axis, nest.space[axis]) if axis >= 0 else Share(-1, 0)
+    plan = method(nest, target)
+    return Share(plan.split, nest.space[plan.split], plan.grain) if plan.split >= 0 else Share(-1, 0)
 
 
 @lru_cache(maxsize=16384)

@@ -9,20 +9,22 @@ threads wait for one another first. What a loop repeats stands under it, indente
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from backlit.executors.native.dots import dots
+from backlit.executors.native.dots import Dots
 from backlit.executors.native.kernels import Call, Nest, Rows, Winograd, WinogradSum
+from backlit.executors.native.method import method
 from backlit.executors.native.plan import Plan, traffic
 from backlit.executors.native.rows import block
-from backlit.executors.native.schedule import schedule
+from backlit.executors.native.schedule import Schedule, schedule
 from backlit.executors.native.sharing import Pending, Share, flows, share_of
 from backlit.executors.native.target import Target
-from backlit.executors.native.tiling import tiling
-from backlit.executors.native.transpose import turned_axes
-from backlit.executors.native.winograd_product import blocks, split_of
+from backlit.executors.native.tiling import Tiling
+from backlit.executors.native.transpose import Transpose
+from backlit.executors.native.winograd_product import blocks
 
 _WIDEST = (3, 30, 14, 28, 8, 10, 5, 34)  # characters of each column: 140 in all, with two between them
 _HEAD = ("#", "computes", "kind", "loops", "split", "operations", "bytes", "made of")
@@ -76,7 +78,7 @@ def describe(call: Call, target: Target) -> tuple[str, str]:
     if isinstance(kernel, Rows):
         at_once, axes = block(kernel, target), len(kernel.space)
         space = " ".join(map(str, kernel.space)) + (f"/{at_once}" if at_once > 1 else "")
-        return "rows", f"{space}: {', '.join(_loops(n, target, axes) for n in kernel.nests)}"
+        return "rows", f"{space}: {', '.join(_loops(n, schedule(n, target), axes) for n in kernel.nests)}"
     if isinstance(kernel, WinogradSum):
         units, down, across, *channels = kernel.shape
         return "winograd", f"{units} 3 3 {channels[0]} {channels[1]} [{down} {across}]"
@@ -84,32 +86,29 @@ def describe(call: Call, target: Target) -> tuple[str, str]:
         return type(kernel).__name__.lower(), " ".join(
             map(str, getattr(kernel, "shape", kernel.space if hasattr(kernel, "space") else ()))
         )
-    cut = tiling(kernel, target)
-    loops = _loops(kernel, target)
-    if cut is not None:
-        rows = cut.rows
-        for a in cut.whole:
-            rows *= kernel.space[a]
-        return f"product {rows}x{cut.vectors}", loops
-    if isinstance(kernel, Winograd):
-        made = blocks(kernel, target, [kernel.space[split_of(kernel)]])
-        return f"winograd {made.squares}x{made.vectors}", loops
-    pairs = dots(kernel, target)
-    if pairs is not None:
-        return f"dots {pairs.rows}x{pairs.columns}", loops
-    if kernel.prologue:
-        return "reduce", loops
-    return "turn" if turned_axes(kernel, target) is not None else "map", loops
+    plan = method(kernel, target)
+    return _kind(kernel, plan, target), _loops(kernel, plan)
 
 
-def _loops(nest: Nest, target: Target, first: int = 0) -> str:
+def _kind(nest: Nest, plan: Schedule, target: Target) -> str:
+    match plan:
+        case _ if isinstance(nest, Winograd):
+            made = blocks(nest, target, [nest.space[plan.split]])
+            return f"winograd {made.squares}x{made.vectors}"
+        case Tiling():
+            return f"product {plan.rows * math.prod(nest.space[a] for a in plan.whole)}x{plan.vectors}"
+        case Dots():
+            return f"dots {plan.rows}x{plan.columns}"
+        case Transpose():
+            return "turn"
+        case _:
+            return "reduce" if nest.prologue else "map"
+
+
+def _loops(nest: Nest, plan: Schedule, first: int = 0) -> str:
     """The axes of a nest from `first` on."""
-    cut = tiling(nest, target)
-    plan = schedule(nest, target)
-    vector, lanes = (cut.columns, cut.lanes) if cut is not None else (plan.vector, plan.lanes)
-    if isinstance(nest, Winograd):
-        vector, lanes = nest.convolution.columns, target.lanes(nest.prologue[3].dtype.itemsize)
-    sizes = [f"{n}/{lanes}" if a == vector else str(n) for a, n in enumerate(nest.space + nest.reduced)]
+    vector = plan.summed if isinstance(plan, Dots) else plan.vector
+    sizes = [f"{n}/{plan.lanes}" if a == vector else str(n) for a, n in enumerate(nest.space + nest.reduced)]
     outer, inner = sizes[first : len(nest.space)], sizes[len(nest.space) :]
     return " ".join([*outer, *([f"[{' '.join(inner)}]"] if inner else [])])
 

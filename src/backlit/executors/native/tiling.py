@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from backlit.executors.native.kernels import Nest, Winograd
 from backlit.executors.native.panel import PAGE, steps_of_panel, turned_operand
+from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.threads import SHARES
 from backlit.executors.native.vectors import BETTER, LINE, filled, narrowed
@@ -28,14 +29,16 @@ _MISS = 1.5  # cycles that a line which was dropped from the first-level cache c
 _ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
 _BLOCKS = 8  # blocks of columns that threads can share well
 _SCATTERED = 1.3  # cycles for each number of a vector that does not lie side by side in memory
+_BESIDE = 4  # vectors that more rows have
+_WHOLE = 6  # rows that an inner axis has at most, all of which are in a tile with those of another one
 _HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
 
 Pieces: TypeAlias = tuple[tuple[int, int], ...]
 """How many of which size."""
 
 
-@dataclass(frozen=True)
-class Tiling:
+@dataclass(frozen=True, kw_only=True)
+class Tiling(Schedule):
     """How a product is cut: the axis of columns, the axes of rows (inner ones last), and the tile.
 
     A tile has all of `whole` (the innermost row axes) and up to `rows` of the row axis `cut`.
@@ -43,17 +46,24 @@ class Tiling:
 
     a: int  # instructions: the load that is broadcast and the load that is a vector
     b: int
-    columns: int
     cut: int  # -1: there are no rows
     whole: tuple[int, ...]
     rows: int
     vectors: int
-    lanes: int
     loops: tuple[int, ...]  # the axes of the result that are plain loops, outermost first
     outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
-    part: int = 0  # steps of b's panels; 0: there are none
-    paired: bool = False  # columns go through a too, as channels that do not meet do: its loads are vectors as well
-    by_columns: bool = False  # threads share the columns, so that each reads only its own of a b that is large
+    part: int  # steps of b's panels; 0: there are none
+    paired: bool  # columns go through a too, as channels that do not meet do: its loads are vectors as well
+
+    @property
+    def columns(self) -> int:
+        """The axis that is cut into vectors."""
+        return self.vector
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether threads share the columns, so that each reads only its part of b."""
+        return self.split == self.columns
 
 
 def is_product(nest: Nest) -> bool:
@@ -70,42 +80,26 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     """How to cut the nest; None where it is no product, or has no axis of columns."""
     if not is_product(nest):
         return None
-    size, full = nest.prologue[3].dtype.itemsize, target.lanes(nest.prologue[3].dtype.itemsize)
-    chosen = _columns(nest, full)
+    itemsize = nest.prologue[3].dtype.itemsize
+    chosen = _columns(nest, target.lanes(itemsize))
     if chosen is None:
         return None
-    b, columns, single, turned = chosen.b, chosen.axis, chosen.alone, chosen.turned
-    a, lanes = 1 - b, narrowed(full, nest.space[columns])
-    rows = [x for x in _rows(nest, b) if x != columns]
-    vectors_all = -(-nest.space[columns] // lanes)
-    inside: list[int] = []
-    fixed = 1
-    limit = target.registers - (3 if single else 10)  # numbers of a are read again by the next rows
-    while not turned and rows and fixed * nest.space[rows[-1]] <= 6:
-        fixed *= nest.space[rows[-1]]
-        inside.insert(0, rows.pop())
-    while True:
-        cut = rows[-1] if rows else -1
-        extent = nest.space[cut] if rows else 1
-        step = abs(nest.prologue[a].at.strides[cut]) * size if rows else 0
-        loops = tuple(x for x in range(len(nest.space)) if x != columns and x != cut and x not in inside)
-        share = extent if loops else -(-extent // SHARES)
-        most = min(_ALONE if extent * fixed <= 2 else 4, vectors_all)
-        count, vectors = _tile(share, fixed, vectors_all, most, limit + 2, step if single else None)
-        if len(rows) < 2 or turned or count < extent or 2 * vectors * count * fixed > limit:
-            break
-        fixed *= extent  # all of them are half a tile: the next axis is cut instead
-        inside.insert(0, rows.pop())
-    plain = single and not inside and not loops and cut >= 0
+    b, columns = chosen.b, chosen.axis
+    lanes = narrowed(target.lanes(itemsize), nest.space[columns])
+    tile = _tile(nest, chosen, lanes, target.registers)
+    extent, width = nest.space[tile.cut] if tile.cut >= 0 else 1, tile.vectors * lanes
+    matrices = chosen.alone and not tile.whole and not tile.loops and tile.cut >= 0  # rows by columns, no other axis
     part = 0
-    if (plain and len(nest.reduced) == 1) or turned:
-        apart = abs(nest.prologue[b].at.strides[len(nest.space)]) * size
-        part = steps_of_panel(nest.steps, extent, apart, vectors * lanes * size, turned)
+    if (matrices and len(nest.reduced) == 1) or chosen.turned:
+        apart = abs(nest.prologue[b].at.strides[len(nest.space)]) * itemsize
+        part = steps_of_panel(nest.steps, extent, apart, width * itemsize, chosen.turned)
     heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
-    by_columns = plain and nest.space[columns] >= _BLOCKS * vectors * lanes and (heavy or (part > 0 and not turned))
+    large = matrices and (heavy or (part > 0 and not chosen.turned))  # b is: each thread reads its own part only
+    by_columns = large and nest.space[columns] >= _BLOCKS * width
     return Tiling(
-        a, b, columns, cut, tuple(inside), count, vectors, lanes, loops,
-        _in_parts(nest, size, columns), part, not single, by_columns,
+        columns, lanes, 1, columns if by_columns else tile.split, width if by_columns else 1,
+        a=1 - b, b=b, cut=tile.cut, whole=tile.whole, rows=tile.rows, vectors=tile.vectors, loops=tile.loops,
+        outside=_outside(nest, itemsize, columns), part=part, paired=not chosen.alone,
     )  # fmt: skip
 
 
@@ -153,7 +147,7 @@ def _rows(nest: Nest, b: int) -> list[int]:
     return [x for x in range(len(nest.space)) if q[x] != 0 and p[x] == 0]
 
 
-def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
+def _outside(nest: Nest, itemsize: int, columns: int) -> bool:
     """Whether the tiles would read more than the cache holds, each of them anew, unless the sum is cut into parts."""
     if len(nest.reduced) < 2 or len(nest.epilogue) != 1 or nest.epilogue[0].at.strides[columns] != 1:
         return False
@@ -168,16 +162,53 @@ def _in_parts(nest: Nest, itemsize: int, columns: int) -> bool:
     return read > _CACHE and part >= 32
 
 
+class _Tile(NamedTuple):
+    """The axes of the result and the size of a tile, as in `Tiling`."""
+
+    cut: int
+    whole: tuple[int, ...]
+    rows: int
+    vectors: int
+    loops: tuple[int, ...]
+    split: int
+
+
+def _tile(nest: Nest, chosen: _Columns, lanes: int, registers: int) -> _Tile:
+    """The cheapest tile: as many rows as fit, of the innermost axis of rows or of several."""
+    a, itemsize = nest.prologue[1 - chosen.b].at.strides, nest.prologue[3].dtype.itemsize
+    rows = [x for x in _rows(nest, chosen.b) if x != chosen.axis]
+    across = -(-nest.space[chosen.axis] // lanes)
+    limit = registers - (3 if chosen.alone else 10)  # numbers of a are read again by the next rows
+    whole: list[int] = []
+    fixed = 1
+    while not chosen.turned and rows and fixed * nest.space[rows[-1]] <= _WHOLE:
+        fixed *= nest.space[rows[-1]]
+        whole.insert(0, rows.pop())
+    while True:
+        cut = rows[-1] if rows else -1
+        extent = nest.space[cut] if rows else 1
+        loops = tuple(x for x in range(len(nest.space)) if x not in (chosen.axis, cut, *whole))
+        most = min(_ALONE if extent * fixed <= 2 else _BESIDE, across)
+        step = (abs(a[cut]) * itemsize if rows else 0) if chosen.alone else None
+        split = loops[0] if loops else cut
+        share = -(-extent // SHARES) if split == cut else extent
+        count, vectors = _cheapest(share, fixed, across, most, limit + 2, step)
+        if len(rows) < 2 or chosen.turned or count < extent or 2 * vectors * count * fixed > limit:
+            return _Tile(cut, tuple(whole), count, vectors, loops, split)
+        fixed *= extent  # all of them are half a tile: the next axis is cut instead
+        whole.insert(0, rows.pop())
+
+
 @lru_cache(4096)
-def _tile(extent: int, fixed: int, vectors_all: int, most: int, registers: int, step: int | None) -> tuple[int, int]:
+def _cheapest(extent: int, fixed: int, across: int, most: int, registers: int, step: int | None) -> tuple[int, int]:
     """How many rows, each of them `fixed` ones, and how many vectors, `most` at most, make the cheapest tile."""
     best = (math.inf, -1, -1)
     for vectors in range(1, most + 1):
-        across = pieces(vectors_all, vectors)
+        blocks = pieces(across, vectors)
         for count in range(1, extent + 1):
             if count * fixed * vectors + vectors + 1 > registers and (count > 1 or vectors > 1):
                 break
-            best = min(best, (_cost(pieces(extent, count), fixed, across, step), -vectors, -count))
+            best = min(best, (_cost(pieces(extent, count), fixed, blocks, step), -vectors, -count))
     return -best[2], -best[1]
 
 
@@ -212,12 +243,3 @@ def pieces(n: int, most: int) -> Pieces:
     count = -(-n // most)
     small, more = divmod(n, count)
     return tuple((c, s) for c, s in ((more, small + 1), (count - more, small)) if c)
-
-
-def split_axis(nest: Nest, cut: Tiling) -> int:
-    """The axis that threads share: the outermost plain loop, else the rows, or the columns."""
-    if cut.by_columns:
-        return cut.columns
-    if cut.loops:
-        return cut.loops[0]
-    return cut.cut

@@ -10,6 +10,7 @@ The rows may be named by numbers, as those of a minibatch are: then they are gat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,20 @@ from backlit.executors.native.bounds import checked, report
 from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.names import I64, POINTER, element
+from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
 
 
-def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
-    """(axis of neighbours in the source, axis of neighbours in the result) of a copy that turns them."""
+@dataclass(frozen=True, kw_only=True)
+class Transpose(Schedule):
+    """How such a copy is run: `source` and `vector` are the axes of neighbours in the source and in the result."""
+
+    source: int
+
+
+def transpose(nest: Nest, target: Target) -> Transpose | None:
+    """How to run a copy that turns two axes; None where the nest is none."""
     code = nest.epilogue
     if nest.prologue or [i.op for i in code] not in (["load", "store"], ["load", "gather", "store"]):
         return None
@@ -43,7 +52,8 @@ def turned_axes(nest: Nest, target: Target) -> tuple[int, int] | None:
             return None
         if load.axes[0][0] == 0:  # there is no row that could be read instead of a wrong one
             return None
-    return source, result
+    split = next((a for a in axes if a not in (source, result)), result)
+    return Transpose(result, lanes, 1, split, source=source)
 
 
 def square(rows: Sequence[Value]) -> list[Value]:
@@ -92,13 +102,12 @@ def turn(
 class TransposeWriter:
     """Writes such a copy: strips of `lanes` rows, and in a strip square after square."""
 
-    def __init__(self, f: Function, nest: Nest, axes: tuple[int, int], split: int, lengths: Sequence[int]) -> None:
-        self.f, self.nest, self.split, self.lengths = f, nest, split, lengths
-        self.across, self.down = axes
+    def __init__(self, f: Function, nest: Nest, plan: Transpose, lengths: Sequence[int]) -> None:
+        self.f, self.nest, self.split, self.lengths = f, nest, plan.split, lengths
+        self.across, self.down, self.lanes = plan.source, plan.vector, plan.lanes
         *named, self.load, self.store = nest.epilogue
         self.named = named[0] if named else None
         self.dtype = self.load.dtype
-        self.lanes = f.module.target.lanes(self.dtype.itemsize)
         self.begin, self.end, self.status, self.check = f.arguments[len(nest.arguments) :]
         self.places = f.slot(I64, self.lanes, "places") if named else None
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from backlit.executors.native.builder import Function, invoke_kernel
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, Winograd
-from backlit.executors.native.nest import NestWriter, Point, emit_nest
+from backlit.executors.native.nest import NestWriter, Point
+from backlit.executors.native.product import emit_product
 from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
@@ -34,9 +35,12 @@ _WIDE = 8  # vectors in a block of columns
 _LONG = 8  # an epilogue of more instructions is written once for the four results of a square
 
 
-def split_of(nest: Winograd) -> int:
-    """The axis that threads share: the first one but the columns."""
-    return next(axis for axis in range(len(nest.space)) if axis != nest.convolution.columns)
+def by_squares(nest: Winograd, target: Target) -> Schedule:
+    """How a nest is run: columns in vectors, the first other axis shared by threads, squares not cut."""
+    found = nest.convolution
+    split = next(axis for axis in range(len(nest.space)) if axis != found.columns)
+    lanes = target.lanes(nest.prologue[3].dtype.itemsize)
+    return Schedule(found.columns, lanes, 1, split, 2 if split in found.places else 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def blocks(nest: Winograd, target: Target, lengths: Sequence[int]) -> Blocks:
     wide = -(-columns // lanes)
     vectors = min(range(min(3, wide), min(_WIDE, wide) + 1), key=lambda v: (-(-wide // v) * v, v < 4, v))
     inner = math.prod(squares_along(nest, axis) for axis in range(len(nest.space)) if axis != found.columns)
-    split = split_of(nest)
+    split = by_squares(nest, target).split
     longest = inner // squares_along(nest, split) * _squares(nest, split, max(lengths))
     most = max(1, min(_MOST, _ROOM // (16 * itemsize * (deep + vectors * lanes)), longest))
     squares = -(-longest // -(-longest // most))
@@ -109,10 +113,10 @@ def products(nest: Winograd, cut: Blocks) -> Nest:
 class WinogradWriter(NestWriter):
     """Writes a convolution, and a function for the products of a block."""
 
-    def __init__(self, f: Function, nest: Winograd, lengths: Sequence[int]) -> None:
+    def __init__(self, f: Function, nest: Winograd, plan: Schedule, lengths: Sequence[int]) -> None:
         self.cut = blocks(nest, f.module.target, lengths)
-        self.found, self.split, self.products = nest.convolution, split_of(nest), f"{f.name}_products"
-        super().__init__(f, nest, Schedule(self.found.columns, self.cut.lanes, 1, self.split), lengths)
+        self.found, self.split, self.products = nest.convolution, plan.split, f"{f.name}_products"
+        super().__init__(f, nest, plan, lengths)
         self.squares = {a: squares_along(nest, a) for a in range(len(nest.space)) if a != self.found.columns}
         self.dtype, self.channels = nest.prologue[3].dtype, self.extents[self.found.channels]
         self.image = f.slot(self.dtype, 16 * self.cut.image, "image")
@@ -120,7 +124,7 @@ class WinogradWriter(NestWriter):
         self.looped = sum(i.op != "number" for i in nest.epilogue) > _LONG
         if self.looped:
             self.square = f.slot(self.dtype, 4 * self.cut.lanes, "square")
-        emit_nest(f.module, self.products, products(nest, self.cut), [16])
+        emit_product(f.module, self.products, products(nest, self.cut), [16])
 
     def _level(self, depth: int, here: Point) -> None:
         self._evaluate(here, 0, prologue_too=True)  # numbers that the epilogue divides by, ...

@@ -24,8 +24,8 @@ from backlit.executors.native.builder import Function, Module, invoke_kernel, ke
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, WinogradSum
 from backlit.executors.native.names import I64, POINTER
-from backlit.executors.native.nest import Point, emit_nest
-from backlit.executors.native.product import Ahead, ProductWriter
+from backlit.executors.native.nest import Point
+from backlit.executors.native.product import Ahead, ProductWriter, emit_product
 from backlit.executors.native.tiling import Tiling, tiling
 from backlit.executors.native.value import Value
 from backlit.executors.native.vectors import in_line, left_over, rounded_up
@@ -68,7 +68,7 @@ class _Writer:
         self.sums = f.slot(self.dtype, _PLACES * kernel.channels[0] * self.pitch[1], "sums")
         if self.rest:
             self.rest_sums = f.slot(self.dtype, _PLACES * self.rest * self.pitch[0], "rest_sums")
-            emit_nest(module, f"{name}_rest", self._nest((1, 0), self.rest, kernel.channels[0]), [_PLACES])
+            emit_product(module, f"{name}_rest", self._nest((1, 0), self.rest, kernel.channels[0]), [_PLACES])
         self.odd = [n % 2 == 1 for n in kernel.size]
         self.zeros = f.slot(self.dtype, max(self.pitch), "zeros")
 
