@@ -10,7 +10,7 @@ import pytest
 
 import backlit as bl
 from backlit import nn, ops
-from backlit.executors.native import Native, errand, stack, threads, tiling
+from backlit.executors.native import Native, balance, errand, method, sharing, stack, threads, tiling
 from backlit.executors.native.threads import Choice, Pool
 
 
@@ -109,8 +109,10 @@ def test_bits_depend_on_the_number_of_processors_neither_by_tiles_nor_by_shares(
     graph = bl.trace(bl.value_and_grad(loss), dict(net.params), x)
     found, texts = [], set()
     for processors in (1, 2, 3, 8):
-        for module in (threads, tiling):
+        for module in (threads, tiling, balance):
             monkeypatch.setattr(module, "SHARES", processors)
+        for function in (method.method, sharing._share_of_nest):
+            function.cache_clear()
         found.append(Native().compile(graph)(*net.params.values(), x))
         texts.add(Native().llvm(graph))
     assert (len(texts) > 1) == (tiles == "different")

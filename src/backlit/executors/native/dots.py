@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from backlit.executors.native.balance import shared_axis
 from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.nest import NestWriter, Point
@@ -88,7 +89,7 @@ def dots(nest: Nest, target: Target) -> Dots | None:
     a, b, x, y, rows, columns = best[1]
     loops = tuple(z for z in outer if z not in (x, y))
     columns_first = x < 0 or extents[y] > extents[x]
-    split = loops[0] if loops else y if columns_first else x
+    split = shared_axis(nest, (*loops, y if columns_first else x), nest.space)
     return Dots(
         y, lanes, 1, split, a=a, b=b, summed=vector, across=x, rows=rows, columns=columns, loops=loops,
         columns_first=columns_first,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple, TypeAlias
 
+from backlit.executors.native.balance import shared_axis
 from backlit.executors.native.kernels import Nest, Winograd
 from backlit.executors.native.panel import PAGE, steps_of_panel, turned_operand
 from backlit.executors.native.schedule import Schedule
@@ -190,7 +191,7 @@ def _tile(nest: Nest, chosen: _Columns, lanes: int, registers: int) -> _Tile:
         loops = tuple(x for x in range(len(nest.space)) if x not in (chosen.axis, cut, *whole))
         most = min(_ALONE if extent * fixed <= 2 else _BESIDE, across)
         step = (abs(a[cut]) * itemsize if rows else 0) if chosen.alone else None
-        split = loops[0] if loops else cut
+        split = shared_axis(nest, (*loops, cut) if rows else loops, nest.space)
         share = -(-extent // SHARES) if split == cut else extent
         count, vectors = _cheapest(share, fixed, across, most, limit + 2, step)
         if len(rows) < 2 or chosen.turned or count < extent or 2 * vectors * count * fixed > limit:

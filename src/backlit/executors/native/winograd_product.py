@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from backlit.executors.native.balance import shared_axis
 from backlit.executors.native.builder import Function, invoke_kernel
 from backlit.executors.native.index import Affine
 from backlit.executors.native.kernels import Instruction, Nest, Winograd
@@ -36,9 +37,10 @@ _LONG = 8  # an epilogue of more instructions is written once for the four resul
 
 
 def by_squares(nest: Winograd, target: Target) -> Schedule:
-    """How a nest is run: columns in vectors, the first other axis shared by threads, squares not cut."""
+    """How a nest is run: columns in vectors, another axis but that along lines shared by threads, squares not cut."""
     found = nest.convolution
-    split = next(axis for axis in range(len(nest.space)) if axis != found.columns)
+    axes = [axis for axis in range(len(nest.space)) if axis not in (found.columns, found.places[1])]
+    split = shared_axis(nest, axes, [squares_along(nest, axis) for axis in range(len(nest.space))])
     lanes = target.lanes(nest.prologue[3].dtype.itemsize)
     return Schedule(found.columns, lanes, 1, split, 2 if split in found.places else 1)
 
@@ -132,8 +134,8 @@ class WinogradWriter(NestWriter):
         begin, end = self.begin, self.end
         if self.split in self.found.places:
             begin, end = begin // 2, (end + 1) // 2
-        each = math.prod(n for axis, n in self.squares.items() if axis != self.split)
-        last = end * each
+        self.first, self.share = begin, end - begin
+        last = self.share * math.prod(n for axis, n in self.squares.items() if axis != self.split)
 
         def block(first: Value) -> None:
             left = last - first
@@ -141,13 +143,13 @@ class WinogradWriter(NestWriter):
             f.loop(0, count, 1, lambda i: self._image(self._square(here, first + i), i), name="square")
             f.loop(0, self.cut.count, 1, lambda c: self._columns(here, first, count, c), name="column")
 
-        f.loop(begin * each, last, size, block, name="block")
+        f.loop(0, last, size, block, name="block")
 
     def _square(self, here: Point, number: Value) -> Point:
-        """The first result of a square."""
+        """The first result of a square of this share."""
         for axis in reversed(self.squares):
-            n = self.squares[axis]
-            at = number if axis == self.split else number % n
+            n = self.share if axis == self.split else self.f.index(self.squares[axis])
+            at = number % n + self.first if axis == self.split else number % n
             number = number // n
             here = self._enter(here, axis, at * 2 if axis in self.found.places else at)
         return here
