@@ -29,7 +29,7 @@ from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.rows import emit_rows
 from backlit.executors.native.schedule import of_any_length
-from backlit.executors.native.script import Script
+from backlit.executors.native.script import Script, emit_machinery
 from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.whole import Whole, is_small
@@ -65,17 +65,23 @@ class Program:
         return self.module.text()
 
     def parts(self, lines: int = 0) -> Iterator[str]:
-        """The program in parts of at least so many lines, each as soon as it is written. A small one has one part."""
+        """The program in parts of at least so many lines, each as soon as it is written, and a short one to begin with.
+
+        A small program has one part.
+        """
         functions, first = self.module.functions, 0
         for step in self._writing():
             step()
-            if not self.small and sum(len(f.lines) for f in functions[first:]) >= lines > 0:
+            enough = lines if first else 1
+            if not self.small and sum(len(f.lines) for f in functions[first:]) >= enough <= lines:
                 yield self.module.text(functions[first:])
                 first = len(functions)
         if first < len(functions):
             yield self.module.text(functions[first:] if first else None)
 
     def _writing(self) -> Iterator[Callable[[], None]]:
+        if not self.small and self.clock is None:  # first, to be compiled while kernels are being written
+            yield partial(emit_machinery, self)
         for call in self.plan.calls():
             yield partial(self._kernel, call)
         yield self._entry

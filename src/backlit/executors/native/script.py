@@ -81,15 +81,12 @@ class Script:
         self.rows = [*self._rows(program.plan.steps), *([Row("wait_for_all")] if program.threaded else [])]
 
     def emit(self, f: Function) -> None:
-        """The body of the program's function, which carries out all rows, and the functions that it needs."""
+        """The body of the program's function, which carries out all rows."""
         shares, clock = self.program.shares, self.program.clock
         everything = [r for row in self.rows for r in row.all()]
         if clock is not None:
             clock.prepare(everything, shares)
-        _emit_rows(f.module, clock)
-        _emit_shares(f.module, max((len(c.arguments) for c in self.program.plan.calls()), default=1))
-        _emit_barrier(f.module)
-        _emit_loop(f.module)
+            emit_machinery(self.program, clock)
         table, arena, status, meeting, thread, threads, first, last = f.arguments
         below = 1 + len(self._moving)
         frame = f.slot(I64, below + len(_FRAME), "frame").at(below, I64)
@@ -171,6 +168,14 @@ class Script:
 
 
 # --- what carries out the rows ----------------------------------------------------------------------------------------
+
+
+def emit_machinery(program: Program, clock: Clock | None = None) -> None:
+    """The functions that do. They know nothing of the rows, unless a clock counts those."""
+    _emit_rows(program.module, clock)
+    _emit_shares(program.module, max((len(c.arguments) for c in program.plan.calls()), default=1))
+    _emit_barrier(program.module)
+    _emit_loop(program.module)
 
 
 class _Reader:
