@@ -30,6 +30,7 @@ def word(text: str) -> str:
     return f"v{found}" if found[0].isdigit() else found
 
 
+@cache
 def stored(dtype: np.dtype[Any]) -> str:
     """LLVM's name of a dtype in memory: a boolean takes a byte there."""
     return "i8" if dtype == BOOL else element(dtype)
@@ -41,19 +42,32 @@ def vector(name: str, lanes: int) -> str:
     return name if lanes == 1 else f"<{lanes} x {name}>"
 
 
+@cache
+def typed(dtype: Any, lanes: int) -> str:
+    """LLVM's name of so many numbers of a dtype in a register."""
+    return vector(element(dtype), lanes)
+
+
 def literal(number: Any, dtype: np.dtype[Any]) -> str:
     """A number as LLVM writes it."""
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            rounded = dtype.type(number)
-        if dtype.itemsize == 2:
-            return "0xH" + struct.pack(">e", rounded).hex().upper()
-        return "0x" + struct.pack(">d", float(rounded)).hex().upper()
-    if dtype == BOOL:
+    kind = dtype.kind
+    if kind == "f":
+        return _float(float(number).hex(), dtype)
+    if kind == "b":
         return "true" if number else "false"
     bits = 8 * dtype.itemsize
     wrapped = int(number) % (1 << bits)
     return str(wrapped - (1 << bits) if wrapped >= 1 << (bits - 1) else wrapped)
+
+
+@cache
+def _float(number: str, dtype: np.dtype[Any]) -> str:
+    """A number, as `float.hex` writes it, rounded to the dtype."""
+    with np.errstate(over="ignore"):
+        rounded = dtype.type(float.fromhex(number))
+    if dtype.itemsize == 2:
+        return "0xH" + struct.pack(">e", rounded).hex().upper()
+    return "0x" + struct.pack(">d", float(rounded)).hex().upper()
 
 
 def overload(dtype: Any, lanes: int) -> str:

@@ -20,7 +20,7 @@ from backlit.executors.native.names import (
     POINTER,
     element,
     stored,
-    vector,
+    typed,
 )
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Value:
 
     @property
     def type(self) -> str:
-        return vector(element(self.dtype), self.lanes)
+        return typed(self.dtype, self.lanes)
 
     def __str__(self) -> str:
-        return f"{self.type} {self.text}"
+        return f"{typed(self.dtype, self.lanes)} {self.text}"
 
     # --- arithmetic
 
@@ -226,7 +226,7 @@ class Value:
             return self.f.const(self.const, self.dtype, lanes)
         if self._spread is not None and self._spread[0] == self.f.block and self._spread[1].lanes == lanes:
             return self._spread[1]
-        wide = vector(element(self.dtype), lanes)
+        wide = typed(self.dtype, lanes)
         first = self.f.op(f"insertelement {wide} poison, {self}, i64 0", self.dtype, lanes)
         all_alike = f"shufflevector {first}, {wide} poison, <{lanes} x i32> zeroinitializer"
         self._spread = self.f.block, self.f.op(all_alike, self.dtype, lanes)
@@ -234,7 +234,7 @@ class Value:
 
     def convert(self, how: str, dtype: Any) -> Value:
         """By LLVM's conversion instruction: `sext`, `fptrunc`, `bitcast`, ..."""
-        return self.f.op(f"{how} {self} to {vector(element(dtype), self.lanes)}", dtype, self.lanes)
+        return self.f.op(f"{how} {self} to {typed(dtype, self.lanes)}", dtype, self.lanes)
 
     def bitcast(self, dtype: np.dtype[Any]) -> Value:
         if element(dtype) == element(self.dtype):
