@@ -20,14 +20,12 @@ from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.tiling import crowded, is_product, pieces
 from backlit.executors.native.value import Value
-from backlit.executors.native.vectors import in_line, narrowed
+from backlit.executors.native.vectors import narrowed
 
 _STEP = 0.5  # cycles of a step besides its loads and multiply-adds
 _ACROSS = 6.0  # cycles until the lanes of a row's first sums are added up and stored
-_SUM = 1.4  # cycles of each sum for that, beside its multiply-adds
+SUM = 1.4  # cycles of each sum for that, beside its multiply-adds
 _MOST = 8  # rows, or columns, of a tile: what is gone through side by side in memory should be asked for ahead
-_NARROW = 0.6  # cycles of a vector of columns that is half empty
-_OFTEN = 6  # uses of each number in a step of a loop, before which it is turned once
 SHORT = 4  # numbers in a sum, below which vectors are mostly empty
 _LEAST = 4  # results of a matrix times a vector that are worth a tile: as many sums as can be made at once
 
@@ -102,21 +100,6 @@ def _cycles(rows: int, columns: int, vectors: int, lanes: int, gaps: tuple[int, 
     missed = sum(crowded(n, gap) for n, gap in zip((rows, columns), gaps, strict=True))
     step = max(rows * columns, rows + columns, 4.0) + _STEP + missed
     return vectors * step + _ACROSS * rows * -(-columns // lanes)
-
-
-def is_worth_turning(uses: int, columns: int, steps: int, length: int, itemsize: int, often: bool) -> bool:
-    """Whether an operand is better turned first, by a copy, so that vectors of so many columns can be summed.
-
-    Each of its numbers is used so often in sums of `steps` times `length` products; the copy may serve often. It takes
-    a cycle for 8 bytes, twice that where rows are shorter than a line. Dot products lose what is missing in the last
-    vector of a row, and what it takes to add up lanes; the others what is missing in the last vector of columns.
-    """
-    wide = in_line(itemsize)
-    rest = columns % wide
-    last = 0.0 if not rest else _NARROW if 2 * rest <= wide else 1.0
-    lost = (steps * -(-length // wide) + _SUM) / (steps * length) - (columns // wide + last) / columns
-    copy = itemsize / 8 * (1 if length >= wide else 2)
-    return uses * lost > copy or (often and uses >= _OFTEN)
 
 
 class DotWriter(NestWriter):

@@ -16,7 +16,6 @@ import numpy as np
 from backlit.executors.native import index as ix
 from backlit.executors.native.body import Body, NeedsMemory, plain_number
 from backlit.executors.native.destination import Destination
-from backlit.executors.native.dots import SHORT, is_worth_turning
 from backlit.executors.native.fusion import VIEWS, Fusion, Group
 from backlit.executors.native.index import Affine, Index
 from backlit.executors.native.kernels import (
@@ -29,17 +28,16 @@ from backlit.executors.native.kernels import (
     Search,
     Sort,
 )
-from backlit.executors.native.panel import turned_operand
+from backlit.executors.native.packed import packed_operand
 from backlit.executors.native.parts import in_parts
 from backlit.executors.native.remainder import apart
 from backlit.executors.native.winograd_weights import transformed_weights
-from backlit.ir import Node, Type
+from backlit.ir import Node
 from backlit.ops.contraction import parts_of
 
 I64 = np.dtype(np.int64)
 
 _MOST_ZEROS = 1.2  # times as many steps as are needed, above which loops that leave zeros out are worth it
-_FAR_LONGER = 1024  # numbers that dot products have where their tiles are as fast as others
 
 
 class Lowering:
@@ -156,7 +154,7 @@ class Lowering:
         x, y = body.value(a, at(left)), body.value(b, at(right))
         body.limits = _limits(a, at(left), body)
         changed = transformed_weights(body, (x, y), group, self.before) if self.winograd else None
-        changed = changed or self._turned(body, (x, y), result, group)
+        changed = changed or packed_operand(body, (x, y), group, self.before)
         if changed is not None:
             packed, (k, place) = changed
             body.code[k] = Instruction(
@@ -168,73 +166,6 @@ class Lowering:
         body.finish_prologue()
         self._epilogue(body, group, {root: total}, axes)
         return body.call(group)
-
-    def _turned(
-        self, body: Body, operands: tuple[int, int], result: str, group: Group
-    ) -> tuple[Buffer, tuple[int, Affine]] | None:
-        """Memory for an operand written so that an axis of the product's result goes through it by neighbours.
-
-        Needed when no axis does so already (the gradient of x in x w is g wT, which runs through the rows of w): then
-        the smaller operand that has a last axis of the result is copied first, that axis innermost. Not where the
-        product does so itself, panel by panel; but what is the same at each step of a loop is turned before it.
-        """
-        outer = len(body.space)
-        if operands[0] == operands[1] or any(body.code[k].op != "load" for k in operands) or not body.reduced:
-            return None
-        extents = body.space + body.reduced
-        places = [body.code[k].at for k in operands]
-        p, q = places
-        if math.prod(extents) < 512 or any(
-            {p.strides[x], q.strides[x]} == {0, 1} and body.space[x] > 2 for x in range(outer)
-        ):
-            return None
-        best: tuple[int, int, int] | None = None
-        for which, (mine, other) in enumerate(((p, q), (q, p))):
-            columns = [x for x in range(outer) if mine.strides[x] > 1 and other.strides[x] == 0 and body.space[x] > 2]
-            if not columns or columns[-1] != outer - 1:
-                continue
-            used = [x for x, s in enumerate(mine.strides) if s]
-            elements = math.prod(extents[x] for x in used)
-            if elements > body.lowering.buffer_size(body.code[operands[which]], body):
-                continue  # overlapping windows: copying would multiply them
-            if best is None or elements < best[0]:
-                best = elements, which, columns[-1]
-        if best is None:
-            return None
-        elements, which, column = best
-        source = body.arguments[body.code[operands[which]].argument]
-        if source not in self.fixed and turned_operand(body.space, body.reduced, places, source.type.dtype) is not None:
-            return None
-        if any(p.strides[x] == q.strides[x] == 1 and extents[x] >= SHORT for x in range(outer, len(extents))):
-            long = len(body.reduced) > 1 and math.prod(body.reduced) > max(_FAR_LONGER, math.prod(body.space))
-            uses, sizes = math.prod(extents) // elements, (math.prod(body.reduced[:-1]), body.reduced[-1])
-            mine, other, width = places[which], places[1 - which], 1
-            for x in range(column, -1, -1):  # axes that will be one
-                if mine.strides[x] != mine.strides[column] * width or other.strides[x]:
-                    break
-                width *= body.space[x]
-            if long or not is_worth_turning(uses, width, *sizes, source.type.dtype.itemsize, source in self.fixed):
-                return None
-        k = operands[which]
-        mine = places[which]
-        other = places[1 - which]  # the inner axes in the order in which the other operand goes through memory
-        axes = [x for x in range(len(extents)) if mine.strides[x] and x != column]
-        axes = [*sorted(axes, key=lambda x: -abs(other.strides[x])), column]
-        shape = tuple(extents[x] for x in axes)
-        packed = self.scratch(Type(source.type.dtype, shape), f"{source.name} turned")
-        copy = Body(self, shape, ())
-        value = copy.load(source, Affine(mine.offset, tuple(mine.strides[x] for x in axes)), source.name)
-        strides = ix.row_major(shape)
-        copy.store_into(packed, value, Affine(0, strides))
-        call = copy.call_of(tuple(group.roots), f"{source.name} turned")
-        assert call is not None
-        self.before.append(call)
-        by_axis = dict(zip(axes, strides, strict=True))
-        return packed, (k, Affine(0, tuple(by_axis.get(x, 0) for x in range(len(extents)))))
-
-    def buffer_size(self, instruction: Instruction, body: Body) -> int:
-        """Elements of the memory that a load reads from."""
-        return body.arguments[instruction.argument].type.size
 
     def _epilogue(self, body: Body, group: Group, totals: Mapping[Node, int], axes: int) -> None:
         for root, total in totals.items():

@@ -7,9 +7,9 @@ How its operands lie in memory leaves little choice, so the first that can run i
     squares that are turned    for a copy from one order of axes to another
     loops                      for all else
 
-What may be chosen is how the operands lie, and that is settled before, when kernels are made of a graph: `lowering`
-copies an operand or takes Winograd's method, whose kernels are of a kind of their own, `parts` cuts long sums and
-`remainder` a few columns off.
+What may be chosen is how the operands lie, and that is settled before, when kernels are made of a graph: `packed`
+copies an operand, `winograd_weights` and `gradients` take Winograd's method, whose kernels are of kinds of their own,
+`parts` cuts long sums and `remainder` a few columns off.
 """
 
 from __future__ import annotations
