@@ -89,6 +89,22 @@ def test_tiles_of_all_sizes_share_a_long_epilogue():
         np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-4)
 
 
+def test_products_share_an_equal_epilogue():
+    n = programs.Normal("float32")
+    arguments = n(101, 70), n(70, 93), n(101, 93), n(64, 50), n(50, 93), n(64, 93), n(64, 50), n(50, 92), n(64, 92)
+
+    def f(a, b, c):
+        y = a @ b
+        return ops.tanh(y * c) / (1.0 + y * y) + ops.exp(-c * y) * 0.125
+
+    graph = bl.trace(lambda *args: [f(*args[k : k + 3]) for k in (0, 3, 6)], *arguments)
+    made = program(graph, 2)
+    assert made.text.count("tile of ") >= 4
+    assert sum(g.name.endswith("_tile") for g in made.module.functions) == 2  # rows of 93, and of 92
+    for found, wanted in zip(run(graph, arguments, 2), Reference().compile(graph)(*arguments), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-4)
+
+
 def test_work_grows_as_the_layers_do():
     """Counted in function calls, from the traced graph to the text of the program."""
     assert program(layers(8), 2).text  # fills the caches

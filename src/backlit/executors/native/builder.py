@@ -5,6 +5,7 @@ No fast-math flag is set anywhere: sums and products are IEEE's, `fma` is explic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -275,6 +276,16 @@ class Function:
         self.jump(done)
         self.start(done)
 
+    def meaning(self) -> str:
+        """The function's text with numbers for all names of its own: equal ones do the same."""
+        number: dict[str, str] = {}
+
+        def unnamed(found: re.Match[str]) -> str:
+            return number.setdefault(found[0].strip("%:"), f"%{len(number)}")
+
+        arguments = self.head.partition("(")[2]
+        return re.sub(r"%[\w.]+|^[\w.]+:", unnamed, "\n".join([arguments, *self.entry, *self.lines]), flags=re.M)
+
     def text(self, alone: bool = False) -> str:
         """The function; `alone`: where functions of other modules may call it."""
         linkage = "hidden" if alone and self.linkage else self.linkage
@@ -326,9 +337,17 @@ class Module:
         self.target, self.inline = target, inline
         self.functions: list[Function] = []
         self._declarations: dict[str, str] = {}
+        self._shared: dict[str, str] = {}  # names of functions by their meanings
 
     def declare(self, symbol: str, text: str) -> None:
         self._declarations.setdefault(symbol, text)
+
+    def shared(self, f: Function) -> str:
+        """The name of a function that does what this one does, which is dropped where that is another one."""
+        name = self._shared.setdefault(f.meaning(), f.name)
+        if name != f.name:
+            self.functions.remove(f)
+        return name
 
     def text(self, part: Sequence[Function] | None = None) -> str:
         """The module; or a part of its functions, as a module that is linked to the other parts."""

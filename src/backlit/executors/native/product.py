@@ -332,7 +332,7 @@ class ProductWriter(NestWriter):
         return i.op == "load" and i.place is not None and not any(i.place.strides[a] for a in moves)
 
     def _looped_epilogue(self, here: Point, rows: int, vectors: int, partial: bool, sums: Sequence[Value]) -> None:
-        """The epilogue vector by vector, in a function that all tiles share.
+        """The epilogue vector by vector, in a function that all tiles share, and products with the same one.
 
         Of its own it is because LLVM would keep its constants in registers while a tile is summed.
         """
@@ -340,21 +340,21 @@ class ProductWriter(NestWriter):
         for n, s in enumerate(sums):
             f.store(s, self.tile.at(n * cut.lanes, self.dtype))
         if not self.epilogue:
-            self.epilogue = f"{f.name}_tile"
-            self._write_epilogue()
+            self.epilogue = f.module.shared(self._write_epilogue(f"{f.name}_tile"))
         low, others = here.counters[cut.cut], (here.counters[a] for a in (cut.columns, *cut.loops))
         tile = self.tile, f.index(vectors), f.index(partial)
         f.invoke(self.epilogue, [*f.given, low, low + rows, *f.arguments[-2:], *tile, *others])
 
-    def _write_epilogue(self) -> None:
+    def _write_epilogue(self, name: str) -> Function:
         """The function of a looped epilogue: for a range of rows, and so many vectors, the last of which is partial."""
         cut, kernel, count = self.cut, self.f, len(self.nest.arguments)
         axes = cut.columns, *cut.loops
         more = [(POINTER, "tile"), (I64, "vectors"), (I64, "partial"), *((I64, f"i{a}") for a in axes)]
-        f = kernel_function(kernel.module, self.epilogue, [f"p{k}" for k in range(count)], more)
+        f = kernel_function(kernel.module, name, [f"p{k}" for k in range(count)], more)
         self.f = f
         begin, end, _, _, tile, vectors, partial, *counters = f.arguments[count:]
         here = self._start(f.arguments)
+        del here.pointers[cut.a], here.pointers[cut.b]  # what was summed
         self._evaluate(here, 0, prologue_too=False)
         for axis, i in zip(axes, counters, strict=True):
             here = self._enter(here, axis, i)
@@ -376,6 +376,7 @@ class ProductWriter(NestWriter):
 
         f.loop(begin, end, 1, line, name="tile_row")
         self.f = kernel
+        return f
 
     def _point(self, here: Point, counters: Sequence[int], vector: int, vectors: int, partial: bool) -> Point:
         """The place of one vector of one row of the tile."""
