@@ -8,6 +8,7 @@ python unkind.py interrupts SECONDS     interrupts at random moments of short lo
 """
 
 import faulthandler
+import itertools
 import os
 import random
 import resource
@@ -142,7 +143,7 @@ def interrupts(seconds):
         try:
             signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2e-4))
             try:
-                while True:
+                for _ in itertools.repeat(None):  # Python 3.11: at a `while` the interrupt may leave both `try`s
                     loop(state, data, rows, donate=True)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
