@@ -62,6 +62,58 @@ def test_a_damaged_file_is_not_used(cache, damage):
     assert len(file.read_bytes()) > 100  # it was replaced
 
 
+def test_no_damage_goes_unnoticed(cache):
+    run()
+    (file,) = cache.glob("*.o")
+    whole = file.read_bytes()
+    assert cache_module.read(file.stem) == whole[32:]
+    for at in range(0, len(whole), len(whole) // 100):
+        file.write_bytes(whole[:at])
+        assert cache_module.read(file.stem) is None
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        assert cache_module.read(file.stem) is None
+    file.write_bytes(whole + b"more")
+    assert cache_module.read(file.stem) is None
+
+
+def test_what_ended_processes_left_behind_goes(cache, monkeypatch):
+    monkeypatch.setattr(cache_module, "_KEPT", 2)
+    cache.mkdir()
+    for k in range(3):
+        (cache / f"{k}.part").write_bytes(b"half")
+        os.utime(cache / f"{k}.part", (k, k))
+    run()
+    assert sorted(f.suffix for f in cache.iterdir()) == [".o", ".part"]
+    assert (cache / "2.part").exists()
+
+
+def test_an_interrupt_leaves_no_half_a_file(cache, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert not list(cache.iterdir())
+
+
+def test_where_it_is(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for chosen, base, wanted in (
+        (None, None, "home/.cache/backlit"),
+        (None, "relative", "home/.cache/backlit"),
+        (None, str(tmp_path / "base"), "base/backlit"),
+        ("~/mine", None, "home/mine"),
+        ("here", None, "here"),
+    ):
+        for name, value in (("BACKLIT_CACHE", chosen), ("XDG_CACHE_HOME", base)):
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        assert cache_module.folder().resolve() == tmp_path / wanted / "native"
+
+
 def test_a_file_that_others_may_write_is_not_read(cache):
     first = run()
     (file,) = cache.glob("*.o")

@@ -23,10 +23,10 @@ def folder() -> Path | None:
     chosen = os.environ.get("BACKLIT_CACHE")
     if chosen == "":
         return None
-    base = os.environ.get("XDG_CACHE_HOME")
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        place = Path(chosen) if chosen else (Path(base) if base else Path.home() / ".cache") / "backlit"
-        place = place / "native"
+        usual = base if base.is_absolute() else Path("~/.cache")  # as the XDG specification has it
+        place = (Path(chosen) if chosen else usual / "backlit").expanduser() / "native"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         return place if _is_ours(place.stat()) else None
     except (OSError, RuntimeError):
@@ -65,8 +65,9 @@ def write(key: str, content: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(content).digest() + content)
             os.replace(name, place / f"{key}.o")
-        except OSError:  # a full disk
-            os.unlink(name)
+        except BaseException:  # a full disk, an interrupt
+            Path(name).unlink(missing_ok=True)
+            raise
         _trim(place)
     except OSError:  # a read-only one
         return
@@ -74,7 +75,7 @@ def write(key: str, content: bytes) -> None:
 
 def _trim(place: Path) -> None:
     files = []
-    for path in place.glob("*.o"):
+    for path in place.iterdir():  # those of processes that ended while they wrote, too
         try:
             files.append((path.stat().st_mtime, path))
         except FileNotFoundError:  # another process has trimmed it
