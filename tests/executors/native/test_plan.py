@@ -313,6 +313,22 @@ def test_threads_share_the_columns_of_what_is_larger_than_the_rows():
     assert product_of(100, 600, 600).by_columns
     assert not product_of(600, 600, 600).by_columns
     assert not product_of(100, 600, 100).by_columns
+    assert product_of(1, 600, 600).by_columns  # or one thread alone would wait for the weights
+    assert product_of(5, 600, 600).by_columns
+    assert not product_of(1, 60, 600).by_columns
+
+
+def test_a_few_rows_go_through_the_weights_in_long_runs():
+    assert product_of(1, 600, 470).vectors == 30  # all of them at once
+    assert product_of(2, 600, 150).vectors == 10
+    assert product_of(3, 600, 112).vectors == 7
+    assert product_of(7, 600, 600).vectors <= 4
+
+
+def test_all_columns_come_before_the_next_rows_where_the_weights_stay_near():
+    assert product_of(100, 3, 600).row_by_row
+    assert not product_of(100, 300, 600).row_by_row
+    assert not product_of(100, 3, 40).row_by_row  # a tile has them all
 
 
 @pytest.mark.parametrize(("spec", "sizes", "along"), [

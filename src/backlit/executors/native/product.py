@@ -61,7 +61,8 @@ class ProductWriter(NestWriter):
         self.last_part: Value | bool = True  # whether the sums are whole now, if that is known
         self.steps = self.extents[-1]  # of the innermost loop
         self.low: Value = f.index(0)  # the first row of this share
-        self.next_panel: Value | None = None  # where the next block of b lies
+        self.next_panel: Value | None = None  # where the next block of b lies,
+        self.part_of_panel: tuple[Value, int] = (f.index(0), 1)  # and which of how many tiles' share is asked for
         self.ahead: list[Ahead] = []
         self.read = self._read_by_epilogue()
         self.counting = any(i.op == "index" for i in nest.epilogue)  # whether it asks for places as numbers
@@ -84,7 +85,7 @@ class ProductWriter(NestWriter):
 
     def _level(self, depth: int, here: Point) -> None:
         self._evaluate(here, 0, prologue_too=True)  # numbers that the epilogue divides by, ...
-        self._around(self.cut.loops, here, self._in_parts if self.cut.outside else self._columns)
+        self._around(self.cut.loops, here, self._in_parts if self.cut.outside else self._tiles)
 
     def _in_parts(self, here: Point) -> None:
         """The outermost inner axis as a loop around all tiles: each adds its part to what is in memory already."""
@@ -93,21 +94,29 @@ class ProductWriter(NestWriter):
 
         def part(i: Value) -> None:
             self.first_part = i == 0
-            self._columns(self._enter(here, axis, i))
+            self._tiles(self._enter(here, axis, i))
 
         self.f.loop(0, self.extents[axis], 1, part, name="part")
 
     # --- tiles
 
-    def _columns(self, here: Point) -> None:
-        """All tiles: blocks of columns outside, so that a block of b is used by all rows while it is near."""
+    def _tiles(self, here: Point) -> None:
+        """All tiles. Blocks of columns are outside, so that a block of b is used by all rows while it is near; inside
+        where all of b is near."""
+        if self.cut.row_by_row:
+            self._rows(here, lambda at, rows: self._columns(at, lambda at, *block: self._tile(at, rows, *block)))
+        else:
+            self._columns(here, self._block)
+
+    def _columns(self, here: Point, block: Callable[[Point, int, bool], None]) -> None:
+        """Blocks of columns, each of so many vectors, of which the last may be partial."""
         axis = self.cut.columns
         if axis != self.cut.split:
-            self._blocks(here, self.f.index(0), self.extents[axis])
+            self._blocks(here, self.f.index(0), self.extents[axis], block)
         else:
-            self._of_any(lambda length: self._blocks(here, self.begin, length))
+            self._of_any(lambda length: self._blocks(here, self.begin, length, block))
 
-    def _blocks(self, here: Point, low: Value, n: int) -> None:
+    def _blocks(self, here: Point, low: Value, n: int, block: Callable[[Point, int, bool], None]) -> None:
         """Blocks of n columns from `low` on."""
         axis, lanes = self.cut.columns, self.cut.lanes
         total = -(-n // lanes)
@@ -117,21 +126,25 @@ class ProductWriter(NestWriter):
             plain = count - 1 if partial and first + count * vectors == total else count
             start = first
 
-            def block(i: Value, vectors: int = vectors, start: int = start) -> None:
-                self._block(self._enter(here, axis, low + (i * vectors + start) * lanes), vectors, False)
+            def whole(i: Value, vectors: int = vectors, start: int = start) -> None:
+                block(self._enter(here, axis, low + (i * vectors + start) * lanes), vectors, False)
 
             if plain:
-                self.f.loop(0, plain, 1, block, name="column")
+                self.f.loop(0, plain, 1, whole, name="column")
             if plain < count:
                 at = low + (first + plain * vectors) * lanes
-                self._block(self._enter(here, axis, at), vectors, True)
+                block(self._enter(here, axis, at), vectors, True)
             first += count * vectors
 
     def _block(self, here: Point, vectors: int, partial: bool) -> None:
         """All tiles of one block of columns, which may be copied side by side first, part by part."""
         size, axis, n = self.cut.part, self.inner_start, self.extents[-1]
+
+        def tiles(at: Point) -> None:
+            self._rows(at, lambda at, rows: self._tile(at, rows, vectors, partial))
+
         if not size:
-            self._rows(here, vectors, partial)
+            tiles(here)
             return
 
         panel, width = self.panel, vectors * self.cut.lanes
@@ -147,7 +160,7 @@ class ProductWriter(NestWriter):
             at.pointers[self.cut.b] = panel.place
             self.steps, self.stride_b = length, width
             self.first_part, self.last_part = first, last
-            self._rows(at, vectors, partial)
+            tiles(at)
 
         whole = (n - 1) // size * size
         if 0 < whole == n - size:
@@ -156,42 +169,46 @@ class ProductWriter(NestWriter):
         self.f.loop(0, whole, size, lambda k: part(k, size, k == 0, False), name="part")
         part(self.f.index(whole), n - whole, self.f.const(False, BOOL) if whole else None, True)
 
-    def _rows(self, here: Point, vectors: int, partial: bool) -> None:
-        """All tiles of one block of columns."""
+    def _rows(self, here: Point, tile: Callable[[Point, int], None]) -> None:
+        """Blocks of so many rows."""
         axis = self.cut.cut
         if axis < 0:
-            self._tile(here, 1, vectors, partial)
-            return
-        if axis != self.cut.split:
-            self._row_blocks(here, self.f.index(0), self.extents[axis], vectors, partial)
-            return
-        self._of_any(lambda length: self._row_blocks(here, self.begin, length, vectors, partial))
+            tile(here, 1)
+        elif axis != self.cut.split:
+            self._row_blocks(here, self.f.index(0), self.extents[axis], tile)
+        else:
+            self._of_any(lambda length: self._row_blocks(here, self.begin, length, tile))
 
-    def _row_blocks(self, here: Point, low: Value, length: int, vectors: int, partial: bool) -> None:
+    def _row_blocks(self, here: Point, low: Value, length: int, tile: Callable[[Point, int], None]) -> None:
         self.low = low
-        start, tiles = 0, 0
+        start, before = 0, 0
         made = pieces(length, self.cut.rows)
         for count, rows in made:
 
-            def block(i: Value, rows: int = rows, first: int = start, before: int = tiles) -> None:
-                at = self._enter(here, self.cut.cut, low + (i * rows + first))
-                self.ahead = [
-                    *self._panel_ahead(before + i, sum(n for n, _ in made), vectors),
-                    *self._ahead(at, rows, vectors),
-                    *self._rows_ahead(at, rows, vectors),
-                ]
-                self._tile(at, rows, vectors, partial)
+            def block(i: Value, rows: int = rows, first: int = start, before: int = before) -> None:
+                self.part_of_panel = before + i, sum(n for n, _ in made)
+                tile(self._enter(here, self.cut.cut, low + (i * rows + first)), rows)
 
             self.f.loop(0, count, 1, block, name="row")
-            start, tiles = start + count * rows, tiles + count
+            start, before = start + count * rows, before + count
 
     # --- what is asked for ahead
 
-    def _panel_ahead(self, tile: Value, tiles: int, vectors: int) -> list[Ahead]:
+    def _asked_for(self, here: Point, rows: int, vectors: int) -> list[Ahead]:
+        """All that is asked for while a tile is summed."""
+        if self.cut.cut < 0:
+            return []
+        return [
+            *self._panel_ahead(vectors), *self._epilogue_ahead(here, rows, vectors),
+            *self._rows_ahead(here, rows, vectors),
+        ]  # fmt: skip
+
+    def _panel_ahead(self, vectors: int) -> list[Ahead]:
         """This tile's share of the next panel, as it lies in b."""
         if self.next_panel is None:
             return []
         source, panel, steps = self.next_panel, self.panel, self.steps
+        tile, tiles = self.part_of_panel
         count = -(-panel.runs(steps, vectors) // tiles)
         first = tile * count
         return [Ahead(count, lambda i: self._fetch(panel.run(source, first + i, steps, vectors), vectors))]
@@ -207,7 +224,7 @@ class ProductWriter(NestWriter):
                 found.append(first + k)
         return found if len(found) * self.nest.points * self.dtype.itemsize > _NEAR else []
 
-    def _ahead(self, here: Point, rows: int, vectors: int) -> list[Ahead]:
+    def _epilogue_ahead(self, here: Point, rows: int, vectors: int) -> list[Ahead]:
         """What the epilogue reads for this tile, row by row."""
         if not self.read or len(self.extents) - self.inner_start > 1:
             return []
@@ -271,6 +288,7 @@ class ProductWriter(NestWriter):
         """The sums of one tile, then the epilogue on them."""
         f = self.f
         places = self._places_of_rows(rows)
+        self.ahead = self._asked_for(here, rows, vectors)
         start = [f.const(0.0, self.dtype, self._lanes(v, vectors, partial)[0]) for v in range(vectors)] * len(places)
         if self.first_part is not None:
             start = self._so_far(here, places, vectors, partial, start)

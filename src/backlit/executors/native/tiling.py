@@ -27,12 +27,14 @@ from backlit.executors.native.vectors import BETTER, LINE, filled, narrowed
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
 _WAYS = 7  # times over that it has one, but for one that is left to b's vectors
 _MISS = 1.5  # cycles that a line which was dropped from the first-level cache costs
-_ALONE = 8  # vectors that one or two rows have in a tile: memory is gone through in long runs
+_FEW = 4  # rows that have as many vectors in a tile as there is room for: memory is gone through in long runs
 _BLOCKS = 8  # blocks of columns that threads can share well
 _SCATTERED = 1.3  # cycles for each number of a vector that does not lie side by side in memory
 _BESIDE = 4  # vectors that more rows have
 _WHOLE = 6  # rows that an inner axis has at most, all of which are in a tile with those of another one
-_HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier
+_HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier,
+_SHARED = 1 << 16  # and those of a few rows, which wait for b's memory, that take longer than one
+_NEAR = 16 * 1024  # bytes of b that stay in the first-level cache with what else a tile needs
 
 Pieces: TypeAlias = tuple[tuple[int, int], ...]
 """How many of which size."""
@@ -55,6 +57,7 @@ class Tiling(Schedule):
     outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
     part: int  # steps of b's panels; 0: there are none
     paired: bool  # columns go through a too, as channels that do not meet do: its loads are vectors as well
+    row_by_row: bool  # a tile's rows go through all columns before the next ones: all of b stays near
 
     @property
     def columns(self) -> int:
@@ -96,11 +99,16 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
         part = steps_of_panel(nest.steps, extent, apart, width * itemsize, chosen.turned)
     heavy = nest.points * nest.steps > _HEAVY and nest.space[columns] >= 2 * extent
     large = matrices and (heavy or (part > 0 and not chosen.turned))  # b is: each thread reads its own part only
-    by_columns = large and nest.space[columns] >= _BLOCKS * width
+    split, grain = (columns, width) if large and nest.space[columns] >= _BLOCKS * width else (tile.split, 1)
+    if split < 0 and nest.points * nest.steps >= _SHARED and nest.space[columns] >= SHARES * lanes:
+        split, grain = columns, lanes
+    outside = _outside(nest, itemsize, columns)
+    near = nest.steps * nest.space[columns] * itemsize <= _NEAR and not part and not outside
     return Tiling(
-        columns, lanes, 1, columns if by_columns else tile.split, width if by_columns else 1,
+        columns, lanes, 1, split, grain,
         a=1 - b, b=b, cut=tile.cut, whole=tile.whole, rows=tile.rows, vectors=tile.vectors, loops=tile.loops,
-        outside=_outside(nest, itemsize, columns), part=part, paired=not chosen.alone,
+        outside=outside, part=part, paired=not chosen.alone,
+        row_by_row=near and chosen.alone and tile.cut >= 0 and width < nest.space[columns],
     )  # fmt: skip
 
 
@@ -189,7 +197,7 @@ def _tile(nest: Nest, chosen: _Columns, lanes: int, registers: int) -> _Tile:
         cut = rows[-1] if rows else -1
         extent = nest.space[cut] if rows else 1
         loops = tuple(x for x in range(len(nest.space)) if x not in (chosen.axis, cut, *whole))
-        most = min(_ALONE if extent * fixed <= 2 else _BESIDE, across)
+        most = across if extent * fixed <= _FEW else min(_BESIDE, across)
         step = (abs(a[cut]) * itemsize if rows else 0) if chosen.alone else None
         split = shared_axis(nest, (*loops, cut) if rows else loops, nest.space)
         share = -(-extent // SHARES) if split == cut else extent
@@ -207,7 +215,8 @@ def _cheapest(extent: int, fixed: int, across: int, most: int, registers: int, s
     for vectors in range(1, most + 1):
         blocks = pieces(across, vectors)
         for count in range(1, extent + 1):
-            if count * fixed * vectors + vectors + 1 > registers and (count > 1 or vectors > 1):
+            held = vectors if count * fixed > 1 else 0  # of b: a single row takes them from memory
+            if count * fixed * vectors + held + 1 > registers and (count > 1 or vectors > 1):
                 break
             best = min(best, (_cost(pieces(extent, count), fixed, blocks, step), -vectors, -count))
     return -best[2], -best[1]

@@ -255,10 +255,11 @@ class _Product(ProductWriter):
         super().__init__(f, nest, cut, [_PLACES])
         self.kernel, self.next = kernel, f.arguments[-1]
 
-    def _panel_ahead(self, tile: Value, tiles: int, vectors: int) -> list[Ahead]:
+    def _panel_ahead(self, vectors: int) -> list[Ahead]:
+        tile, tiles = self.part_of_panel
         return [Ahead(-(-self.steps // tiles), lambda i: self._ask(tile + i * tiles))]
 
-    def _row_blocks(self, here: Point, low: Value, length: int, vectors: int, partial: bool) -> None:
+    def _row_blocks(self, here: Point, low: Value, length: int, tile: Callable[[Point, int], None]) -> None:
         place, numbers, offsets = here.counters[0], in_line(self.dtype.itemsize), []
         self.operand = place // 8
         self.lines = [-(-c // (2 * numbers)) for c in self.kernel.channels]
@@ -267,7 +268,7 @@ class _Product(ProductWriter):
             half = place // 4 % 2 * (self.lines[operand] * numbers)
             offsets.append(place // 2 % 2 * y + place % 2 * x + half + first)
         self.offset = (self.operand == 0).select(*offsets)
-        super()._row_blocks(here, low, length, vectors, partial)
+        super()._row_blocks(here, low, length, tile)
 
     def _ask(self, tile: Value) -> None:
         """For a part of a tile."""
