@@ -106,3 +106,36 @@ def test_the_gradient_of_relu_asks_the_activation():
     check(graph, w, x, v)
     alone = simplify(bl.trace(bl.grad(lambda x: ops.sum(ops.relu(x) ** 2.0)), x))
     assert rectified(alone) is alone
+
+
+def test_what_is_the_same_at_each_step_is_done_once_before_the_loop():
+    """Zeros around a small value, whose memory is then its own, and what is made of unchanged state."""
+    w, v, x = N(3, 3, 2, 4), N(40, 6), N(8, 7, 6, 2)
+
+    def step(w, v, x):
+        y = ops.relu(ops.conv(ops.tanh(x), w, padding=3))
+        return w - 1e-3 * ops.sum(y), v, ops.sum(y, (1, 2)) @ ops.tanh(v[:4])
+
+    graph, rows = bl.trace(step, w, v, x), np.random.default_rng(0).integers(0, 20, (5, 8))
+    loop = NATIVE.compile_loop(graph, 2, 1)
+    (steps,) = loop.plan([20]).steps
+    assert {c.label for c in steps.start} >= {"padding"}
+    assert "tanh" in {n.op for c in steps.start for n in c.nodes}
+    assert "padding" not in {c.label for c in steps.calls}
+    zeros = {b for c in steps.start if c.label == "padding" for b in c.written()}
+    for b in zeros:  # nothing else is written there
+        others = {a for c in steps.calls + steps.start for a, _ in c.arguments if a.kind == "arena"} - zeros
+        assert all(a.offset + a.bytes <= b.offset or b.offset + b.bytes <= a.offset for a in others)
+    data = N(20, 7, 6, 2)
+    for part in (rows, rows[:2], rows[:0]):
+        got, wanted = (run([w, v], [data], part) for run in (loop, Reference().compile_loop(graph, 2, 1)))
+        for a, b in zip([*got[0], *got[1]], [*wanted[0], *wanted[1]], strict=True):
+            np.testing.assert_allclose(a, b, rtol=5e-4, atol=5e-4)
+
+
+def test_zeros_around_a_large_value_are_written_at_each_step():
+    """Their memory serves others in between."""
+    w, x = N(3, 3, 64, 64), N(8, 24, 24, 64)
+    loop = NATIVE.compile_loop(bl.trace(lambda w, x: (w - ops.sum(ops.conv(x, w, padding="same")),), w, x), 1, 1)
+    (steps,) = loop.plan([20]).steps
+    assert not [c for c in steps.start if c.label == "padding"]

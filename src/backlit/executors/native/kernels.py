@@ -288,6 +288,7 @@ class Call:
     nodes: tuple[Node, ...]
     checked: tuple[tuple[Node, int, int], ...] = ()  # for each check: node, axis, size of the axis
     label: str = ""
+    alone: bool = False  # in writing what it writes, the same each time: a loop may do so once, and keep the memory
 
     @property
     def note(self) -> str:

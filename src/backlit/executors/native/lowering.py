@@ -38,6 +38,7 @@ from backlit.ops.contraction import parts_of
 I64 = np.dtype(np.int64)
 
 _MOST_ZEROS = 1.2  # times as many steps as are needed, above which loops that leave zeros out are worth it
+_SMALL = 1 << 20  # bytes of a padded value that is worth memory of its own, if zeros are written once then
 
 
 class Lowering:
@@ -238,7 +239,10 @@ class Lowering:
                 body.store_into(target, number, Affine(offset, strides))
                 found.append(body.call_of((node,), "padding"))
             start[axis], stop[axis] = low, shape[axis] - high
-        return [c for c in found if c is not None]
+        made = [c for c in found if c is not None]
+        for call in made:
+            call.alone = target.bytes <= _SMALL or 2 * node.inputs[0].type.size <= node.type.size
+        return made
 
     def _fold(self, node: Node) -> list[Call | None]:
         """One pass for each position in the window: every window's element there is added into place."""

@@ -260,16 +260,19 @@ class Planner:
 
 
 def unchanging(calls: Sequence[Any], outside: Sequence[Buffer]) -> list[Call]:
-    """Of a loop's calls those that do the same at each step: they need only what is given from outside."""
+    """Of a loop's calls those that do the same at each step: they need only what is given from outside.
+
+    What goes around a value is among them if it is more than the value: its memory then serves nothing else.
+    """
     known, found = set(outside), []
     writers = Counter(b for c in calls if isinstance(c, Call) for b in c.written())
     for call in calls:
         if not isinstance(call, Call) or call.checked:
             continue
         written = call.written()
-        mine = all(b.kind == "arena" and writers[b] == 1 for b in written)
+        mine = all(b.kind == "arena" and (writers[b] == 1 or call.alone) for b in written)
         if mine and all(b in known or b.kind == "constant" or b in written for b, _ in call.arguments):
-            known.update(written)
+            known.update(b for b in written if writers[b] == 1)
             found.append(call)
     return found
 
@@ -350,9 +353,11 @@ def plan_loop(step: Graph, carry: int, shared: int, sources: bool = True, winogr
     targets = [planner.row(b, n) for b, n in zip(kept, step.outputs[carry:], strict=True)]
     wanted = Graph(step.inputs, (*(step.outputs[k] for k in changing), *step.outputs[carry:]), step.name)
     calls = planner.steps(wanted, [*states, *inputs[:shared], *rows], [*fresh, *targets])
+    once = unchanging(calls, [*inputs[:shared], *(states[k] for k in range(carry) if k not in changing)])
+    calls = [c for c in calls if c not in once]
     placed = reuse(calls, list(zip(fresh, old, strict=True)))
     moves = [m for f, s in zip(fresh, old, strict=True) if f not in placed and (m := move(f, s, ())) is not None]
-    loop = Loop(None, False, calls, [], moves, (), "steps", rows + targets)
+    loop = Loop(None, False, calls, list(once), moves, (), "steps", rows + targets)
     outputs = tuple(step.inputs[:carry]) + tuple(step.outputs[carry:])
     shape = Graph(tuple(given), outputs, step.name)
     steps = runs.joined([loop], (call for call, _ in counted([loop])))
