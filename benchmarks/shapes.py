@@ -67,9 +67,9 @@ def fastest(function: Callable[..., Any], sizes: Sequence[tuple[int, ...]], dtyp
     import backlit as bl
     from backlit.executors.native.artifact import Artifact
     from backlit.executors.native.code import Code, shares_for
-    from backlit.executors.native.convolution import prepared
     from backlit.executors.native.kernels import Loop
     from backlit.executors.native.plan import plan
+    from backlit.executors.native.rewrites import prepared
     from backlit.executors.native.storage import Storage
     from backlit.executors.native.target import known
 

@@ -14,8 +14,8 @@ from backlit import legality
 from backlit.executors.native import balance, batch, method, sharing, whole, winograd_weights
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.steps import Steps
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference

@@ -8,8 +8,8 @@ import pytest
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import balance
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import known
 

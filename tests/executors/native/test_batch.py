@@ -11,8 +11,8 @@ import backlit as bl
 from backlit import legality, ops
 from backlit.executors.native import Native
 from backlit.executors.native.batch import batch_innermost
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.reference import Reference
 from backlit.passes import simplify
 

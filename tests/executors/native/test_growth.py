@@ -9,8 +9,8 @@ from counting import calls
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import Native
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.whole import is_small
 from backlit.executors.reference import Reference
 

@@ -20,8 +20,8 @@ from backlit.executors.native import Native, artifact, jit
 from backlit.executors.native import cache as cache_module
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.target import known
 from backlit.ir import Graph, Type, make_node
 from backlit.tracing import input_node

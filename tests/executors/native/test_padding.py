@@ -8,8 +8,8 @@ import pytest
 import backlit as bl
 from backlit import legality, ops
 from backlit.executors.native import Native
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.rectified import rectified
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.reference import Reference
 from backlit.passes import simplify
 

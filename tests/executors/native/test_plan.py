@@ -10,9 +10,9 @@ from backlit import ops
 from backlit.executors.native import Native
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.kernels import Loop, Nest
 from backlit.executors.native.plan import Planner, plan
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.schedule import schedule
 from backlit.executors.native.sharing import Pending, flows
 from backlit.executors.native.target import known

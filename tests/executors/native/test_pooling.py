@@ -8,9 +8,10 @@ import pytest
 import backlit as bl
 from backlit import legality, ops
 from backlit.executors.native import Native
-from backlit.executors.native.convolution import direct, prepared
+from backlit.executors.native.convolution import direct
 from backlit.executors.native.kernels import Rows
 from backlit.executors.native.pooling import spread_back
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.table import describe
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference

@@ -8,10 +8,11 @@ import pytest
 import backlit as bl
 from backlit import legality, ops
 from backlit.executors.native import Native
-from backlit.executors.native.convolution import direct, prepared
+from backlit.executors.native.convolution import direct
 from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
 from backlit.executors.native.remade import remade
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.softmax import by_quotient
 from backlit.executors.reference import Reference
 from backlit.passes import simplify

@@ -19,9 +19,9 @@ import backlit as bl
 from backlit import ops
 from backlit.errors import IndexingError
 from backlit.executors.native import Native, storage
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
 from backlit.executors.native.program import Program
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference
 

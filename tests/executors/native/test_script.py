@@ -15,10 +15,10 @@ from backlit.executors.native import Native
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.clock import Clock
 from backlit.executors.native.code import Code
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.kernels import Loop
 from backlit.executors.native.plan import plan, plan_loop
 from backlit.executors.native.program import Program
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.script import Script
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference

@@ -7,10 +7,10 @@ import backlit as bl
 from backlit import nn, ops
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.kernels import Loop
 from backlit.executors.native.plan import plan
 from backlit.executors.native.program import Program
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.script import Script
 from backlit.executors.native.target import known
 

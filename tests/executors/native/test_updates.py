@@ -10,8 +10,8 @@ from backlit import ops
 from backlit.executors.native import Native
 from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.code import Code
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.plan import plan
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.sharing import share_of
 from backlit.executors.native.target import known
 from backlit.executors.reference import Reference

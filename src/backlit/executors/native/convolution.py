@@ -22,35 +22,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from backlit.executors.native.batch import batch_innermost
 from backlit.executors.native.index import split_axes
-from backlit.executors.native.joined import joined
-from backlit.executors.native.onehot import selected
-from backlit.executors.native.phases import Kept, by_phases, folded
-from backlit.executors.native.pooling import spread_back
-from backlit.executors.native.rectified import rectified
-from backlit.executors.native.remade import remade
-from backlit.executors.native.softmax import by_quotient
+from backlit.executors.native.phases import Folded, Kept, by_phases, folded
 from backlit.executors.native.vectors import filled, in_line
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import flip, permute_dims, reshape
 from backlit.ops.record import OPS, Value
 from backlit.ops.window import windows
-from backlit.passes import simplify
 from backlit.passes.rewrite import in_bodies, rewrite
 from backlit.tracing import Traced
 
 _LANES = in_line(4)  # of float32, for all dtypes alike
 _PLACES = 9  # in a window that are added back one after the other: all of them take memory
 _WORK = 1 << 16  # a product that is worth more kernels than one
-
-
-def prepared(graph: Graph) -> Graph:
-    """The graph as this executor compiles it: after the passes that all may use, and its own."""
-    return simplify(
-        remade(joined(selected(by_quotient(rectified(spread_back(direct(batch_innermost(simplify(graph)))))))))
-    )
 
 
 def direct(graph: Graph) -> Graph:
@@ -132,28 +117,22 @@ def _convolved(node: Node, kept: Kept | None) -> Value | None:
     fold = folded(node)
     if fold is None:
         return None
-    p = node.params
-    (product,) = node.inputs
-    a, b, left, right, result, counts, inside = (
-        fold.a,
-        fold.b,
-        fold.left,
-        fold.right,
-        fold.result,
-        fold.counts,
-        fold.inside,
-    )
-    size = p["size"]
-    ndim = len(result) - len(size)
-    low, high, between = ([0] * len(left) for _ in range(3))
+    a, b, left, right, result, _, _ = fold
+    ndim = node.type.ndim
     sizes = dict(zip(left + right, a.type.shape + b.type.shape, strict=True))
     last = result[ndim - 1 : ndim] if result[ndim - 1] not in right else ""  # the batch, if it comes after the channels
     channels = math.prod(sizes[c] for c in result[:ndim] if c in right and c not in left)
     wide = last != "" or any(c in left and c in right for c in result[:ndim])
     phased = by_phases(node, fold, kept, max(channels, _LANES if wide else 0))
-    if phased is not None:
-        return phased
-    direct, back = _ways(node, channels, wide)
+    return _in_one(node, fold, last, *_ways(node, channels, wide)) if phased is None else phased
+
+
+def _in_one(node: Node, fold: Folded, last: str, direct: list[int], back: list[int]) -> Value:
+    """One convolution along the axes `direct`; what it gives is added back along the others."""
+    p, (product,), ndim = node.params, node.inputs, node.type.ndim
+    a, b, left, right, result, counts, inside = fold
+    size = p["size"]
+    low, high, between = ([0] * len(left) for _ in range(3))
     for n in direct:
         axis, k, s, d = p["axes"][n], size[n], p["stride"][n], p["dilation"][n]
         at = left.index(counts[n])

@@ -10,12 +10,12 @@ from backlit.errors import ShapeError, UnsupportedError
 from backlit.executors.api import Array, Executor, Run, RunLoop, check_arguments
 from backlit.executors.native import jit
 from backlit.executors.native.code import Code, compiled, shares_for, usable
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.donation import donated
 from backlit.executors.native.fusion import BLOCKS, VIEWS
 from backlit.executors.native.kernels import COMBINERS
 from backlit.executors.native.plan import Plan, plan
 from backlit.executors.native.program import Program
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.steps import Steps
 from backlit.executors.native.storage import addresses, storage
 from backlit.executors.native.table import table

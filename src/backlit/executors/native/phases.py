@@ -17,7 +17,7 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from backlit.ir import Node
 from backlit.ops.contraction import contract, parts_of
@@ -34,8 +34,7 @@ _FULL = 16  # columns that fill a vector,
 _ENOUGH = 8  # and that fill a narrower one
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(NamedTuple):
     """A fold of a product: values for the places of windows (`a`) times weights (`b`), and the letters of each.
 
     `counts` are the letters of the places and `inside` those within a window, one for each axis that is folded.
@@ -71,7 +70,6 @@ class _Phase:
     step: int
     terms: int
     shift: int  # of the last term's place beyond that of the result
-
     together: int  # neighbouring phases that have the same places
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from backlit.errors import ShapeError
 from backlit.executors.api import Array, check_step
 from backlit.executors.native.code import Code, compiled, usable
-from backlit.executors.native.convolution import prepared
 from backlit.executors.native.donation import donated
 from backlit.executors.native.locks import Lock
 from backlit.executors.native.plan import Plan, plan_loop
+from backlit.executors.native.rewrites import prepared
 from backlit.executors.native.storage import Layout, address, storage
 from backlit.executors.native.target import Target
 from backlit.ir import Derived, Graph, Type, make_node, substitute
