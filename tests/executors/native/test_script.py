@@ -62,7 +62,7 @@ def test_more_equal_layers_are_more_rows_and_no_more_code(shares):
 
 def test_kernels_share_the_function_that_turns_a_square():
     n = programs.Normal("float32")
-    arguments = n(40, 33), n(64, 48)
+    arguments = n(64, 32), n(64, 96)  # in whole squares, each of two shares
     graph = bl.trace(lambda a, b: (ops.permute_dims(a, (1, 0)), ops.permute_dims(b, (1, 0))), *arguments)
     made = program(graph, 2)
     assert made.text
