@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from backlit.executors.native.ahead import AHEAD, ask_for_row, far_rows
 from backlit.executors.native.arithmetic import SCALARS
 from backlit.executors.native.bounds import checked, report
 from backlit.executors.native.builder import Function
@@ -34,13 +35,14 @@ class Point:
     def __init__(self, values: dict[int, Value], pointers: dict[int, Value], counters: dict[int, Value]) -> None:
         self.values, self.pointers, self.counters = values, pointers, counters
         self.reciprocals: dict[int, tuple[Value, Value, Value]] = {}  # of values that are divided by more than once
+        self.found: frozenset[int] = frozenset()  # gathers whose pointers have moved to the row of their indices
         self.lanes = 1
         self.mask: Value | None = None
 
     def copy(self) -> Point:
         new = Point(dict(self.values), dict(self.pointers), dict(self.counters))
         new.reciprocals = dict(self.reciprocals)
-        new.lanes, new.mask = self.lanes, self.mask
+        new.lanes, new.mask, new.found = self.lanes, self.mask, self.found
         return new
 
 
@@ -134,7 +136,16 @@ class NestWriter:
         if split:
             low, high = self.begin, self.end
         if axis != self.plan.vector:
-            self._loop(low, high, 1, lambda i: self._level(depth + 1, self._enter(here, axis, i)), name=f"i{axis}")
+            far = far_rows(self.nest, axis) if depth == 0 else {}
+
+            def turn(i: Value) -> None:
+                for k, size in far.items():
+                    later = i + AHEAD
+                    at = self._enter(here, axis, (later < high).select(later, high - 1))
+                    ask_for_row(self.f, self.nest, k, size, here.pointers, at.pointers)
+                self._level(depth + 1, self._enter(here, axis, i))
+
+            self._loop(low, high, 1, turn, name=f"i{axis}")
             return
         w = self.plan.lanes
         if split:
@@ -272,9 +283,11 @@ class NestWriter:
         """The instructions that belong right inside loop `depth`."""
         first = len(self.nest.prologue)
         for k, i in enumerate(self.everything):
-            if k in here.values or self.stage[k] > depth or (i.op in COMBINERS and k < first):
+            if k in here.values or (k < first and (i.op in COMBINERS or not prologue_too)):
                 continue
-            if k < first and not prologue_too:
+            if self.stage[k] > depth:
+                if i.op == "gather":
+                    self._find_row(k, i, here)
                 continue
             if i.op == "store":
                 at_end = last and (
@@ -369,13 +382,10 @@ class NestWriter:
         return SCALARS.cast(total, i.dtype)
 
     def _gather(self, k: int, i: Instruction, here: Point, indices: Sequence[Value]) -> Value:
+        if k in here.found:
+            return self._load(k, i, here)
         f, pointer = self.f, self._pointer(k, here)
-        offset, bad = f.index(0), None
-        for n, (index, (size, stride)) in enumerate(zip(indices, i.axes, strict=True)):
-            place, wrong = checked(f, index, size, here.mask)
-            offset = offset + place * stride
-            bad = wrong if bad is None else bad | wrong
-            self._report(k, n, index, wrong)
+        offset = self._offset_of_row(k, i, here, indices)
         if any(size == 0 for size, _ in i.axes):
             return f.const(0, i.dtype)
         stride = self._lane_stride(i)
@@ -385,6 +395,23 @@ class NestWriter:
             return f.load(pointer.at(offset, i.dtype), i.dtype, here.lanes, here.mask)
         steps = f.constants([lane * stride for lane in range(here.lanes)], I64)
         return f.gather(pointer.at(offset.splat(here.lanes) + steps, i.dtype), i.dtype, here.mask)
+
+    def _find_row(self, k: int, i: Instruction, here: Point) -> None:
+        """Once its indices are known, a gather is a load from their row for all that is inside."""
+        indices = [here.values[j] for j in i.inputs if j in here.values]
+        known = len(indices) == len(i.inputs) and all(index.lanes == 1 for index in indices)
+        if k not in here.found and known and all(size for size, _ in i.axes):
+            here.pointers[k] = here.pointers[k].at(self._offset_of_row(k, i, here, indices), i.dtype)
+            here.found |= {k}
+
+    def _offset_of_row(self, k: int, i: Instruction, here: Point, indices: Sequence[Value]) -> Value:
+        """How far indices, which are checked, move a gather."""
+        offset = self.f.index(0)
+        for n, (index, (size, stride)) in enumerate(zip(indices, i.axes, strict=True)):
+            place, wrong = checked(self.f, index, size, here.mask)
+            offset = offset + place * stride
+            self._report(k, n, index, wrong)
+        return offset
 
     def _report(self, k: int, axis: int, index: Value, wrong: Value) -> None:
         earlier = sum(len(i.axes) for i in self.everything[:k] if i.op == "gather")
