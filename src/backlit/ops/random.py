@@ -36,12 +36,15 @@ from backlit.ops.special import erfinv
 from backlit.pytree import as_array
 from backlit.tracing import is_traced, type_of
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_ROTATIONS = tuple(tuple((r, 32 - r) for r in four) for four in ((13, 15, 26, 6), (17, 29, 16, 24)))
+_ARRAYS = tuple(tuple(tuple(np.array(r, np.uint32) for r in pair) for pair in four) for four in _ROTATIONS)
 _PARITY = 0x1BD11BDA
 _FEW = 4  # counters that are scrambled one by one faster than in an array
 
 
-def _threefry(k0: Any, k1: Any, x0: Any, x1: Any, mask: int | None = None) -> tuple[Any, Any]:
+def _threefry(
+    k0: Any, k1: Any, x0: Any, x1: Any, mask: int | None = None, rotations: Any = _ROTATIONS
+) -> tuple[Any, Any]:
     """Both words of the scrambled counter, in 32-bit arithmetic that wraps around; under a mask in any other."""
 
     def cut(x: Any) -> Any:
@@ -50,9 +53,9 @@ def _threefry(k0: Any, k1: Any, x0: Any, x1: Any, mask: int | None = None) -> tu
     keys = (k0, k1, k0 ^ k1 ^ _PARITY)
     x0, x1 = cut(x0 + keys[0]), cut(x1 + keys[1])
     for block in range(5):
-        for r in _ROTATIONS[block % 2]:
+        for left, right in rotations[block % 2]:
             x0 = cut(x0 + x1)
-            x1 = cut((x1 << r) | (x1 >> (32 - r)))
+            x1 = cut((x1 << left) | (x1 >> right))
             x1 = x1 ^ x0
         x0 = cut(x0 + keys[(block + 1) % 3])
         x1 = cut(x1 + keys[(block + 2) % 3] + (block + 1))
@@ -66,7 +69,7 @@ def _at_once(key: Array, low: Array) -> tuple[Array, Array]:
         pairs = [_threefry(k0, k1, 0, x, 0xFFFFFFFF) for x in low.reshape(-1).tolist()]
         first, second = np.array(pairs, np.uint32).reshape(-1, 2).T
     else:
-        first, second = _threefry(key[:1], key[1:], np.zeros(1, np.uint32), low.reshape(-1))
+        first, second = _threefry(key[:1], key[1:], np.zeros(1, np.uint32), low.reshape(-1), None, _ARRAYS)
     return first.reshape(low.shape), second.reshape(low.shape)
 
 
@@ -133,7 +136,7 @@ def split(key: Value, count: int = 2) -> Value:
 @composite
 def fold_in(key: Value, number: Value) -> Value:
     """The new key that belongs to a number (an integer from 0 to 2^32 - 1, such as a step counter; may be traced)."""
-    number = astype(number, np.uint32)
+    number = astype(number, np.uint32) if is_traced(number) else as_array(number).astype(np.uint32)
     return _joined(_words(key, number), 0)
 
 
