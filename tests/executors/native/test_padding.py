@@ -139,3 +139,12 @@ def test_zeros_around_a_large_value_are_written_at_each_step():
     loop = NATIVE.compile_loop(bl.trace(lambda w, x: (w - ops.sum(ops.conv(x, w, padding="same")),), w, x), 1, 1)
     (steps,) = loop.plan([20]).steps
     assert not [c for c in steps.start if c.label == "padding"]
+
+
+def test_a_state_that_becomes_what_is_made_of_one_that_stays_is_read_first():
+    w, v, x = N(300), N(300), N(4, 300)
+    graph = bl.trace(lambda w, v, x: (ops.tanh(v) * 2.0, v, ops.sum(w) + ops.sum(x)), w, v, x)
+    data, rows = N(9, 300), np.arange(12).reshape(3, 4) % 9
+    got, wanted = (e.compile_loop(graph, 2, 1)([w, v], [data], rows) for e in (NATIVE, Reference()))
+    for a, b in zip([*got[0], *got[1]], [*wanted[0], *wanted[1]], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

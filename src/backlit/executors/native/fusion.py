@@ -35,6 +35,7 @@ _CHEAP = {"add", "subtract", "multiply", "negative", "divide", "relu"}
 _QUESTIONS = {"greater", "less", "equal", "greater_equal", "less_equal", "not_equal"}
 _SUMS = 4  # at most in one pass
 _FAR = 1 << 22  # bytes that lie far from a core
+_WINDOW = 16  # elements of a window that is short
 _AGAIN = 5  # as many of them in a row are done again
 _LARGE = 1 << 15  # numbers in the result of a product that is worth code of its own for what is done with them
 _WIDE = 16  # rows and columns that it has then at least
@@ -106,6 +107,7 @@ class Fusion:
         self._placed = True
         self._part_updates()
         self._merge_maps()
+        self._delay_windows()
         self._advance_sums()
         self._merge_sums()
         self._absorb_maps()
@@ -342,6 +344,21 @@ class Fusion:
             return early.kind == late.kind == "map" and early.space == late.space
 
         def join(early: Group, late: Group) -> None:
+            late.members[:0] = early.members
+
+        self._join(fits, join)
+
+    def _delay_windows(self) -> None:
+        """Sums over short windows are taken by the map that needs them, if what they sum is needed then anyway."""
+        last = {r: self._position[g] for g in self.groups for r in self.reads(g)}
+
+        def fits(early: Group, late: Group) -> bool:
+            short = early.kind == "reduce" and math.prod(early.inner_space) <= _WINDOW * math.prod(early.space)
+            alike = late.kind == "map" and early.space == late.space and not early.inner
+            return short and alike and all(last[r] >= self._position[late] for r in self.reads(early))
+
+        def join(early: Group, late: Group) -> None:
+            late.roots, late.inner_space = early.roots, early.inner_space
             late.members[:0] = early.members
 
         self._join(fits, join)
