@@ -317,6 +317,12 @@ def test_threads_get_the_interpreter_soon_only_while_they_compile():
     assert sys.getswitchinterval() == usual
 
 
+def test_codes_come_in_the_order_of_their_texts():
+    target = known("host")
+    texts = [Native().llvm(bl.trace(f, X)) for f in (lambda x: x + x, function, ops.negative, ops.tanh)]
+    assert jit.object_codes(texts, target, 2) == [jit.object_code(t, target, jit=True) for t in texts]
+
+
 def test_llvm_takes_code_as_it_is_written_only_for_backlit():
     f, args, _ = programs.cases("float32")["odd_mlp"]
     text, target = Native().llvm(bl.trace(bl.value_and_grad(f), *args)), known("host")

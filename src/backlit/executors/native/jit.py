@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from heapq import heappop, heappush
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -105,8 +106,12 @@ def object_code(text: str, target: Target, jit: bool = False, inline: bool = Fal
 
 
 def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[bytes]:
-    """Texts as object files for this process, several at once, while the next ones are still being written."""
+    """Texts as object files for this process, several at once, while the next ones are still being written.
+
+    Of those that wait the longest is taken first, so that all workers end at about the same time.
+    """
     stopped: list[None] = []
+    waiting: list[tuple[int, int, str]] = []
 
     def wanted() -> Iterator[str]:
         for text in texts:
@@ -114,11 +119,19 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
                 return
             yield text
 
+    def longest() -> tuple[int, bytes]:
+        _, number, text = heappop(waiting)
+        return number, object_code(text, target, jit=True)
+
     def made() -> list[bytes]:
         if workers <= 1:
             return [object_code(text, target, jit=True) for text in wanted()]
+        running = []
         with _as_written(), _brisk(), ThreadPoolExecutor(workers) as pool:
-            return [done.result() for done in [pool.submit(object_code, text, target, True) for text in wanted()]]
+            for number, text in enumerate(wanted()):
+                heappush(waiting, (-len(text), number, text))
+                running.append(pool.submit(longest))
+        return [code for _, code in sorted(done.result() for done in running)]
 
     return undisturbed(made, stop=lambda: stopped.append(None))
 
