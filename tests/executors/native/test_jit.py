@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +17,13 @@ import pytest
 import backlit as bl
 from backlit import ops
 from backlit.errors import Error, IndexingError, ShapeError, UnsupportedError
-from backlit.executors.native import Native, artifact, jit
+from backlit.executors.native import Native, artifact, jit, threads
 from backlit.executors.native import cache as cache_module
 from backlit.executors.native.artifact import Artifact
-from backlit.executors.native.code import Code
+from backlit.executors.native.code import Code, compiled
 from backlit.executors.native.plan import plan
 from backlit.executors.native.rewrites import prepared
+from backlit.executors.native.script import machinery
 from backlit.executors.native.target import known
 from backlit.ir import Graph, Type, make_node
 from backlit.tracing import input_node
@@ -321,6 +323,30 @@ def test_codes_come_in_the_order_of_their_texts():
     target = known("host")
     texts = [Native().llvm(bl.trace(f, X)) for f in (lambda x: x + x, function, ops.negative, ops.tanh)]
     assert jit.object_codes(texts, target, 2) == [jit.object_code(t, target, jit=True) for t in texts]
+
+
+def test_what_all_programs_have_is_compiled_once_and_before_they_are_planned(monkeypatch):
+    common, target, asked, planned = machinery(known("host")), known("host"), [], []
+    code = jit.object_code
+
+    def counted(text, *how, **more):
+        asked.append(text)
+        return code(text, *how, **more)
+
+    def make(graph):
+        planned.append(asked.count(common) or jit._begun[common])
+        return plan(prepared(graph))
+
+    monkeypatch.setattr(jit, "object_code", counted)
+    monkeypatch.setattr(jit, "_begun", {})
+    monkeypatch.setattr(threads, "available", lambda: 2)
+    monkeypatch.setenv("BACKLIT_CACHE", "")
+    w = np.ones((300, 300), np.float32)
+    for f in (lambda x: ops.tanh(x @ x) @ x, lambda x: ops.exp(x @ x) @ x):
+        graph = bl.trace(f, w)
+        assert compiled(graph, target, partial(make, graph)).shares > 1
+    assert asked.count(common) == 1
+    assert all(planned)
 
 
 def test_llvm_takes_code_as_it_is_written_only_for_backlit():

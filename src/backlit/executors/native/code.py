@@ -17,6 +17,7 @@ from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.digest import digest
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import ENTRY
+from backlit.executors.native.script import machinery
 from backlit.executors.native.storage import address, block
 from backlit.executors.native.target import Target
 from backlit.garbage import uncollected
@@ -121,6 +122,8 @@ def compiled(graph: Graph, target: Target, make: Callable[[], Plan], *how: objec
     found = cache.read(key) if key is not None else None
     if found is not None:
         return Code(Artifact.unpack(found, graph.source), target)
+    if threads.available() > 1:
+        jit.begin(machinery(target), target)
     with uncollected():
         plan = make()
         artifact = Artifact.of(plan, target, shares_for(plan))

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from heapq import heappop, heappush
@@ -28,6 +28,7 @@ _KNOWN = 22  # the newest LLVM whose options are known: one that it does not hav
 _LEFT_OUT = {"disable-lsr": 0, "enable-misched": 1, "disable-post-ra": 0}  # passes, by options and their defaults
 _lock = threading.RLock()  # LLVM's global state is entered by one thread at a time
 _compiling = 0  # who compiles now
+_begun: dict[str, Future[bytes]] = {}  # parts that many programs have, compiled or being compiled
 
 
 def _hold() -> None:
@@ -43,6 +44,8 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork") and hasattr(ffi.lib, "_lock"):
     os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begun.clear)  # who compiles them does not live on there
 
 
 @cache
@@ -105,6 +108,14 @@ def object_code(text: str, target: Target, jit: bool = False, inline: bool = Fal
     return undisturbed(made)
 
 
+def begin(text: str, target: Target) -> None:
+    """Compile a part that many programs have, beside what goes on here: `object_codes` finds it, or waits for it."""
+    if text not in _begun:
+        pool = ThreadPoolExecutor(1)
+        _begun[text] = pool.submit(object_code, text, target, True)
+        pool.shutdown(wait=False)
+
+
 def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[bytes]:
     """Texts as object files for this process, several at once, while the next ones are still being written.
 
@@ -119,13 +130,17 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
                 return
             yield text
 
+    def code(text: str) -> bytes:
+        begun = _begun.get(text)
+        return object_code(text, target, jit=True) if begun is None or begun.exception() else begun.result()
+
     def longest() -> tuple[int, bytes]:
         _, number, text = heappop(waiting)
-        return number, object_code(text, target, jit=True)
+        return number, code(text)
 
     def made() -> list[bytes]:
         if workers <= 1:
-            return [object_code(text, target, jit=True) for text in wanted()]
+            return [code(text) for text in wanted()]
         running = []
         with _as_written(), _brisk(), ThreadPoolExecutor(workers) as pool:
             for number, text in enumerate(wanted()):

@@ -81,7 +81,7 @@ class Program:
 
     def _writing(self) -> Iterator[Callable[[], None]]:
         if not self.small and self.clock is None:  # first, to be compiled while kernels are being written
-            yield partial(emit_machinery, self)
+            yield partial(emit_machinery, self.module)
         for call in self.plan.calls():
             yield partial(self._kernel, call)
         yield self._entry

@@ -12,7 +12,8 @@ address of the function that carries it out, as f(row, frame), and the number of
                          it starts from, and its bytes; then the rows of the body
 
 A place from 0 on is a number in the program's table of addresses, one below 0 a word before the frame: the first one
-is the arena, the others are values that move with the steps of a loop. The words of the frame from 0 on are `_FRAME`.
+is the arena, the others are values that move with the steps of a loop. The words of the frame from 0 on are `_FRAME`,
+then comes room for the addresses of a kernel's arguments.
 Every thread has a frame of its own.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import Buffer, Call, Loop
 from backlit.executors.native.names import I64, POINTER, element
 from backlit.executors.native.sharing import Pending, flows, share_of
+from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
 from backlit.once import once
 
@@ -86,10 +89,10 @@ class Script:
         everything = [r for row in self.rows for r in row.all()]
         if clock is not None:
             clock.prepare(everything, shares)
-            emit_machinery(self.program, clock)
+            emit_machinery(f.module, clock)
         table, arena, status, meeting, thread, threads, first, last = f.arguments
-        below = 1 + len(self._moving)
-        frame = f.slot(I64, below + len(_FRAME), "frame").at(below, I64)
+        below, most = 1 + len(self._moving), max((len(c.arguments) for c in self.program.plan.calls()), default=0)
+        frame = f.slot(I64, below + len(_FRAME) + most, "frame").at(below, I64)
         rows, size = Value(f, POINTER, "@rows"), sum(r.size for r in self.rows)
 
         def work(threads: Value) -> None:
@@ -170,12 +173,20 @@ class Script:
 # --- what carries out the rows ----------------------------------------------------------------------------------------
 
 
-def emit_machinery(program: Program, clock: Clock | None = None) -> None:
-    """The functions that do. They know nothing of the rows, unless a clock counts those."""
-    _emit_rows(program.module, clock)
-    _emit_shares(program.module, max((len(c.arguments) for c in program.plan.calls()), default=1))
-    _emit_barrier(program.module)
-    _emit_loop(program.module)
+def emit_machinery(module: Module, clock: Clock | None = None) -> None:
+    """The functions that do. They know nothing of the program, unless a clock counts its rows."""
+    _emit_rows(module, clock)
+    _emit_shares(module)
+    _emit_barrier(module)
+    _emit_loop(module)
+
+
+@cache
+def machinery(target: Target) -> str:
+    """These functions as a module: the first part of any program in parts."""
+    module = Module(target)
+    emit_machinery(module)
+    return module.text(module.functions)
 
 
 class _Reader:
@@ -206,8 +217,8 @@ class _Reader:
         return self.f.op(f"load {element(dtype)}, {pointer}, align 8", dtype)
 
 
-def _emit_shares(module: Module, most: int) -> None:
-    """Run a kernel, which has at most so many arguments, for the shares of this thread.
+def _emit_shares(module: Module) -> None:
+    """Run a kernel for the shares of this thread.
 
     The shares `low` to `high` are each of `size` of the kernel's `extent` points.
     """
@@ -216,7 +227,7 @@ def _emit_shares(module: Module, most: int) -> None:
     table, low, high, status = r.held("table"), r.held("low"), r.held("high"), r.held("status")
     kernel, size, extent = r.word(2, "kernel", POINTER), r.word(3, "size"), r.word(4, "extent")
     check, count = r.word(5, "check"), r.word(6, "count")
-    pointers = f.slot(I64, most, "pointers")
+    pointers = r.frame.at(len(_FRAME), I64)
 
     def point(k: Value) -> None:
         f.line(f"store {r.address(table, k * 2 + 7, 'p')}, {pointers.at(k, I64)}, align 8")
