@@ -81,7 +81,7 @@ def a_convolution(r):
     padding = str(r.choice(["same", "valid"]))
     image = [n + int(r.integers(14)) + (n - 1) * (dilation - 1) * (padding == "valid") for n in size]
     inputs, outputs = (int(v) for v in r.choice(CHANNELS, 2))
-    groups = int(r.choice([1, 1, 1, 2, inputs]))
+    groups = int(r.choice([1, 1, 1, 2, inputs, max(1, inputs // int(r.integers(2, 6)))]))
     inputs, outputs = (groups * max(1, n // groups) for n in (inputs, outputs))
     dtype = r.choice(["float32", "float32", "float32", "float64"])
     x = whole(r, dtype, int(r.choice([1, 2, 3, 5, 8, 16])), *image, inputs)

@@ -2,6 +2,7 @@
 
 How its operands lie in memory leaves little choice, so the first that can run it does:
 
+    tiles of groups            where an axis of the result, as channels that do not meet, goes through both operands
     tiles of a product         where an axis of the result lies side by side in an operand, or can be turned on the way
     tiles of dot products      where that which is summed lies side by side in both operands
     squares that are turned    for a copy from one order of axes to another
@@ -19,6 +20,8 @@ from functools import lru_cache
 
 from backlit.executors.native.builder import Module, kernel_function
 from backlit.executors.native.dots import Dots, DotWriter, dots
+from backlit.executors.native.groups import Groups, groups
+from backlit.executors.native.groups_product import GroupWriter
 from backlit.executors.native.kernels import Nest, Winograd
 from backlit.executors.native.nest import NestWriter
 from backlit.executors.native.product import ProductWriter
@@ -31,10 +34,11 @@ from backlit.executors.native.winograd_product import WinogradWriter, by_squares
 
 @lru_cache(maxsize=4096)
 def method(nest: Nest, target: Target) -> Schedule:
-    """How a nest is run: a `Tiling`, `Dots` or `Transpose`, or a plain schedule."""
+    """How a nest is run: `Groups`, a `Tiling`, `Dots` or `Transpose`, or a plain schedule."""
     if isinstance(nest, Winograd):
         return by_squares(nest, target)
-    return tiling(nest, target) or dots(nest, target) or transpose(nest, target) or schedule(nest, target)
+    ways = groups, tiling, dots, transpose, schedule
+    return next(plan for way in ways if (plan := way(nest, target)) is not None)
 
 
 def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> None:
@@ -43,6 +47,8 @@ def emit_nest(module: Module, name: str, nest: Nest, lengths: Sequence[int]) -> 
     match method(nest, module.target):
         case plan if isinstance(nest, Winograd):
             WinogradWriter(f, nest, plan, lengths).write()
+        case Groups() as plan:
+            GroupWriter(f, nest, plan, lengths).write()
         case Tiling() as plan:
             ProductWriter(f, nest, plan, lengths).write()
         case Dots() as plan:

@@ -338,27 +338,31 @@ class NestWriter:
         """Where the element that an instruction touches lies, or the first of a vector's."""
         return here.pointers[k]
 
-    def _lane_stride(self, i: Instruction) -> int:
-        return i.at.strides[self.plan.vector] if self.plan.vector >= 0 else 0
+    def _lane_steps(self, i: Instruction, lanes: int) -> list[int]:
+        """How far each lane lies from the first one."""
+        stride = i.at.strides[self.plan.vector] if self.plan.vector >= 0 else 0
+        return [stride * lane for lane in range(lanes)]
 
     def _places(self, i: Instruction, here: Point, pointer: Value) -> Value:
         """A vector of pointers, one a lane."""
-        steps = self.f.constants([lane * self._lane_stride(i) for lane in range(here.lanes)], I64)
+        steps = self.f.constants(self._lane_steps(i, here.lanes), I64)
         return pointer.at(steps, self.nest.arguments[i.argument])
 
     def _load(self, k: int, i: Instruction, here: Point) -> Value:
-        f, pointer, stride = self.f, self._pointer(k, here), self._lane_stride(i)
-        if here.lanes == 1 or stride == 0:
+        return self._loaded(i, here, self._pointer(k, here))
+
+    def _loaded(self, i: Instruction, here: Point, pointer: Value) -> Value:
+        """What lies at a place, for each lane."""
+        f, steps = self.f, self._lane_steps(i, here.lanes)
+        if not any(steps):
             return f.load(pointer, i.dtype)
-        if stride == 1:
+        if steps == [*range(here.lanes)]:
             return f.load(pointer, i.dtype, here.lanes, here.mask)
         return f.gather(self._places(i, here, pointer), i.dtype, here.mask)
 
     def _store(self, k: int, i: Instruction, here: Point, value: Value) -> None:
         pointer = self._pointer(k, here)
-        if here.lanes == 1:
-            self.f.store(value, pointer)
-        elif self._lane_stride(i) == 1:
+        if self._lane_steps(i, here.lanes) == [*range(here.lanes)]:
             self.f.store(value.splat(here.lanes), pointer, here.mask)
         else:
             self.f.scatter(value.splat(here.lanes), self._places(i, here, pointer), here.mask)
@@ -376,9 +380,9 @@ class NestWriter:
 
     def _index(self, k: int, i: Instruction, here: Point) -> Value:
         total = self._moved_by(k, here, self._origin(k))
-        if here.lanes > 1 and self._lane_stride(i):
-            steps = self.f.constants([lane * self._lane_stride(i) for lane in range(here.lanes)], I64)
-            total = total.splat(here.lanes) + steps
+        steps = self._lane_steps(i, here.lanes)
+        if any(steps):
+            total = total.splat(here.lanes) + self.f.constants(steps, I64)
         return SCALARS.cast(total, i.dtype)
 
     def _gather(self, k: int, i: Instruction, here: Point, indices: Sequence[Value]) -> Value:
@@ -388,13 +392,10 @@ class NestWriter:
         offset = self._offset_of_row(k, i, here, indices)
         if any(size == 0 for size, _ in i.axes):
             return f.const(0, i.dtype)
-        stride = self._lane_stride(i)
-        if offset.lanes == 1 and (here.lanes == 1 or stride == 0):
-            return f.load(pointer.at(offset, i.dtype), i.dtype)
-        if offset.lanes == 1 and stride == 1:
-            return f.load(pointer.at(offset, i.dtype), i.dtype, here.lanes, here.mask)
-        steps = f.constants([lane * stride for lane in range(here.lanes)], I64)
-        return f.gather(pointer.at(offset.splat(here.lanes) + steps, i.dtype), i.dtype, here.mask)
+        if offset.lanes == 1:
+            return self._loaded(i, here, pointer.at(offset, i.dtype))
+        steps = f.constants(self._lane_steps(i, here.lanes), I64)
+        return f.gather(pointer.at(offset + steps, i.dtype), i.dtype, here.mask)
 
     def _find_row(self, k: int, i: Instruction, here: Point) -> None:
         """Once its indices are known, a gather is a load from their row for all that is inside."""

@@ -58,8 +58,10 @@ def packed_operand(
         return None
     extents, mine, other = body.space + body.reduced, found.place.strides, found.other.strides
     source = body.arguments[body.code[found.load].argument]
-    axes = [x for x in range(len(extents)) if mine[x] and x != found.column]
-    axes = [*sorted(axes, key=lambda x: -abs(other[x])), found.column]  # as the other operand goes through memory
+    together = _in_groups(found.place, found.other, source.type.dtype.itemsize, len(body.space))
+    apart = [x for x in range(len(body.space)) if mine[x] and other[x] and together]  # next to the columns
+    axes = [x for x in range(len(extents)) if mine[x] and x not in (*apart, found.column)]
+    axes = [*sorted(axes, key=lambda x: -abs(other[x])), *apart, found.column]  # as the other goes through memory
     shape = tuple(extents[x] for x in axes)
     packed = body.lowering.scratch(Type(source.type.dtype, shape), f"{source.name} turned")
     copy = Body(body.lowering, shape, ())
@@ -85,12 +87,18 @@ def _operand(body: Body, loads: tuple[int, int]) -> _Operand | None:
         return None
     found = []
     for k, mine, other in ((loads[0], p, q), (loads[1], q, p)):
-        columns = [x for x in range(outer) if mine.strides[x] > 1 and other.strides[x] == 0 and body.space[x] > 2]
+        few = 1 if _in_groups(mine, other, body.code[k].dtype.itemsize, outer) else 2
+        columns = [x for x in range(outer) if mine.strides[x] > 1 and other.strides[x] == 0 and body.space[x] > few]
         elements = math.prod(extents[x] for x, s in enumerate(mine.strides) if s)
         overlaps = elements > body.arguments[body.code[k].argument].type.size  # windows, which a copy would multiply
         if columns and columns[-1] == outer - 1 and not overlaps:
             found.append(_Operand(k, mine, other, outer - 1, elements))
     return min(found, key=lambda o: o.elements, default=None)
+
+
+def _in_groups(mine: Affine, other: Affine, itemsize: int, outer: int) -> bool:
+    """Whether an axis of the result goes through both, several of whose steps fill a vector together (`groups`)."""
+    return any(mine.strides[x] and 0 < other.strides[x] < in_line(itemsize) for x in range(outer))
 
 
 def _is_worth(operand: _Operand, body: Body, places: Sequence[Affine]) -> bool:

@@ -21,7 +21,6 @@ from backlit.executors.native.value import Value
 from backlit.executors.native.vectors import LINE, in_line
 
 _UNROLL = 32  # multiply-adds of a round: a small tile takes several steps in one
-_WINDOW = 7  # steps at once where rows read the same: all places of a window along a line
 _LONG = 8  # an epilogue of more instructions is a loop over the vectors of a tile, kept on the stack
 _RUN = 1024  # bytes of a row that are asked for at once
 _NEAR = 512 * 1024  # bytes that are in a core's caches anyway
@@ -431,16 +430,12 @@ class ProductWriter(NestWriter):
                 sums, f"k{axis}",
             )  # fmt: skip
         unroll = min(n, max(1, _UNROLL // (len(places) * vectors)))
-        if self.cut.paired:
-            unroll = min(n, _WINDOW)
         whole = n - n % unroll
 
         def steps(i: Value, *s: Value, count: int = unroll) -> list[Value]:
             point = self._enter(here, axis, i)
             if self.cut.part:
                 point.pointers[self.cut.b] = here.pointers[self.cut.b].at(i * self.stride_b, self.dtype)
-            if self.cut.paired:
-                return self._paired(point, count, axis, places, vectors, partial, s)
             now = list(s)
             for u in range(count):
                 now = self._step(point, u, axis, places, vectors, partial, now)
@@ -498,30 +493,4 @@ class ProductWriter(NestWriter):
                 number = f.load(point.pointers[a].at(offset, self.dtype), self.dtype)
             with f.naming("sum"):
                 made += [f.fma(number.splat(b.lanes), b, sums[r * vectors + v]) for v, b in enumerate(row)]
-        return made
-
-    def _paired(
-        self, point: Point, count: int, axis: int, places: Sequence[tuple[int, ...]], vectors: int, partial: bool,
-        sums: Sequence[Value],
-    ) -> list[Value]:  # fmt: skip
-        """Some steps where rows of a are vectors: row by row, since the next row may read what this one has read."""
-        f, a, b = self.f, self.cut.a, self.cut.b
-        seen: dict[tuple[int, int, int], Value] = {}
-
-        def loaded(k: int, offset: int, v: int) -> Value:
-            if (k, offset, v) not in seen:
-                n, mask = self._lanes(v, vectors, partial)
-                pointer = point.pointers[k].at(offset + v * self.cut.lanes, self.dtype)
-                seen[k, offset, v] = f.load(pointer, self.dtype, n, mask)
-            return seen[k, offset, v]
-
-        made = []
-        for r, counters in enumerate(places):
-            for v in range(vectors):
-                total = sums[r * vectors + v]
-                for u in range(count):
-                    offset = u * self.everything[a].at.strides[axis] + self._offset(a, counters)
-                    with f.naming("sum"):
-                        total = f.fma(loaded(a, offset, v), loaded(b, u * self.stride_b, v), total)
-                made.append(total)
         return made

@@ -244,7 +244,7 @@ class RowWriter(NestWriter):
         return self.bases[k].at(self._place(k, here), self.nest.arguments[self.everything[k].argument])
 
     def _key(self, k: int, i: Instruction, here: Point) -> Key:
-        step = self._lane_stride(i)
+        step = self._lane_steps(i, 2)[1]
         lanes = here.lanes if step else 1
         mask = here.mask.text if here.mask is not None and lanes > 1 else ""
         return i.argument, self.steps[k], self._place(k, here).const, lanes, step if lanes > 1 else 0, mask

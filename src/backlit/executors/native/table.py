@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from backlit.executors.native.dots import Dots
+from backlit.executors.native.groups import Groups
 from backlit.executors.native.kernels import Call, Nest, Rows, Winograd, WinogradSum
 from backlit.executors.native.method import method
 from backlit.executors.native.plan import Plan, traffic
@@ -95,6 +96,8 @@ def _kind(nest: Nest, plan: Schedule, target: Target) -> str:
         case _ if isinstance(nest, Winograd):
             made = blocks(nest, target, [nest.space[plan.split]])
             return f"winograd {made.squares}x{made.vectors}"
+        case Groups():
+            return f"groups {plan.rows * math.prod(nest.space[a] for a in plan.whole)}x{plan.vectors}"
         case Tiling():
             return f"product {plan.rows * math.prod(nest.space[a] for a in plan.whole)}x{plan.vectors}"
         case Dots():
@@ -108,7 +111,8 @@ def _kind(nest: Nest, plan: Schedule, target: Target) -> str:
 def _loops(nest: Nest, plan: Schedule, first: int = 0) -> str:
     """The axes of a nest from `first` on."""
     vector = plan.summed if isinstance(plan, Dots) else plan.vector
-    sizes = [f"{n}/{plan.lanes}" if a == vector else str(n) for a, n in enumerate(nest.space + nest.reduced)]
+    at_once = plan.groups if isinstance(plan, Groups) else plan.lanes
+    sizes = [f"{n}/{at_once}" if a == vector else str(n) for a, n in enumerate(nest.space + nest.reduced)]
     outer, inner = sizes[first : len(nest.space)], sizes[len(nest.space) :]
     return " ".join([*outer, *([f"[{' '.join(inner)}]"] if inner else [])])
 

@@ -2,8 +2,7 @@
 
 One axis of the result, `columns`, goes through b by neighbours and leaves a where it is; it is cut into vectors. It is
 the one that fills them best, although its numbers may be stored apart from one another, if the sum is long.
-Others, the rows, move through a only. Where no axis is such, as where channels do not meet, columns may go
-through both operands by neighbours. Every shape is known, so the columns, and the rows of a thread's share, are cut
+Others, the rows, move through a only. Every shape is known, so the columns, and the rows of a thread's share, are cut
 into tiles of nearly equal size and no tile needs a test; only the last vector of a row may be partly outside, under a
 mask.
 """
@@ -56,7 +55,6 @@ class Tiling(Schedule):
     loops: tuple[int, ...]  # the axes of the result that are plain loops, outermost first
     outside: bool  # the outermost inner axis is a loop around all tiles, since what the others read leaves the cache
     part: int  # steps of b's panels; 0: there are none
-    paired: bool  # columns go through a too, as channels that do not meet do: its loads are vectors as well
     row_by_row: bool  # a tile's rows go through all columns before the next ones: all of b stays near
 
     @property
@@ -92,7 +90,7 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     lanes = narrowed(target.lanes(itemsize), nest.space[columns])
     tile = _tile(nest, chosen, lanes, target.registers)
     extent, width = nest.space[tile.cut] if tile.cut >= 0 else 1, tile.vectors * lanes
-    matrices = chosen.alone and not tile.whole and not tile.loops and tile.cut >= 0  # rows by columns, no other axis
+    matrices = not tile.whole and not tile.loops and tile.cut >= 0  # rows by columns, no other axis
     part = 0
     if (matrices and len(nest.reduced) == 1) or chosen.turned:
         apart = abs(nest.prologue[b].at.strides[len(nest.space)]) * itemsize
@@ -107,8 +105,8 @@ def tiling(nest: Nest, target: Target) -> Tiling | None:
     return Tiling(
         columns, lanes, 1, split, grain,
         a=1 - b, b=b, cut=tile.cut, whole=tile.whole, rows=tile.rows, vectors=tile.vectors, loops=tile.loops,
-        outside=outside, part=part, paired=not chosen.alone,
-        row_by_row=near and chosen.alone and tile.cut >= 0 and width < nest.space[columns],
+        outside=outside, part=part,
+        row_by_row=near and tile.cut >= 0 and width < nest.space[columns],
     )  # fmt: skip
 
 
@@ -116,7 +114,6 @@ class _Columns(NamedTuple):
     """An axis of the result that can be cut into vectors. The greatest is the best, unless another one is quicker."""
 
     together: bool  # as many results at least lie side by side along it as lie apart
-    alone: bool  # it goes through b only
     numbers: int  # along it; more than enough are 64
     neat: int  # results that lie side by side, less those that lie apart
     b: int
@@ -136,15 +133,15 @@ def _columns(nest: Nest, full: int) -> _Columns | None:
         time = nest.steps * filled(n, full) * full / n + far * _SCATTERED * full
         for b in (0, 1):
             steps = strides[b][axis], strides[1 - b][axis]
-            if (steps == (1, 0) and n > 2) or (steps == (1, 1) and n > 4 and _rows(nest, b)):
-                found.append(_Columns(neat >= 0, steps == (1, 0), min(n, 64), neat, b, axis, time))
+            if steps == (1, 0) and n > 2:
+                found.append(_Columns(neat >= 0, min(n, 64), neat, b, axis, time))
     if not found:
         places = [nest.prologue[k].at for k in (0, 1)]
         turned = turned_operand(nest.space, nest.reduced, places, nest.prologue[3].dtype)
-        return None if turned is None else _Columns(True, True, 0, 0, turned, len(nest.space) - 1, 0.0, turned=True)
+        return None if turned is None else _Columns(True, 0, 0, turned, len(nest.space) - 1, 0.0, turned=True)
     best = max(found)
     usual = best.time if best.together else 2 * nest.steps
-    quicker = [c for c in found if c.alone and _rows(nest, c.b) and c.time < BETTER * usual]
+    quicker = [c for c in found if _rows(nest, c.b) and c.time < BETTER * usual]
     if quicker:
         return min(quicker, key=lambda c: c.time)
     return best if best.together else None
@@ -187,7 +184,7 @@ def _tile(nest: Nest, chosen: _Columns, lanes: int, registers: int) -> _Tile:
     a, itemsize = nest.prologue[1 - chosen.b].at.strides, nest.prologue[3].dtype.itemsize
     rows = [x for x in _rows(nest, chosen.b) if x != chosen.axis]
     across = -(-nest.space[chosen.axis] // lanes)
-    limit = registers - (3 if chosen.alone else 10)  # numbers of a are read again by the next rows
+    limit = registers - 3
     whole: list[int] = []
     fixed = 1
     while not chosen.turned and rows and fixed * nest.space[rows[-1]] <= _WHOLE:
@@ -198,7 +195,7 @@ def _tile(nest: Nest, chosen: _Columns, lanes: int, registers: int) -> _Tile:
         extent = nest.space[cut] if rows else 1
         loops = tuple(x for x in range(len(nest.space)) if x not in (chosen.axis, cut, *whole))
         most = across if extent * fixed <= _FEW else min(_BESIDE, across)
-        step = (abs(a[cut]) * itemsize if rows else 0) if chosen.alone else None
+        step = abs(a[cut]) * itemsize if rows else 0
         split = shared_axis(nest, (*loops, cut) if rows else loops, nest.space)
         share = -(-extent // SHARES) if split == cut else extent
         count, vectors = _cheapest(share, fixed, across, most, limit + 2, step)
@@ -209,7 +206,7 @@ def _tile(nest: Nest, chosen: _Columns, lanes: int, registers: int) -> _Tile:
 
 
 @lru_cache(4096)
-def _cheapest(extent: int, fixed: int, across: int, most: int, registers: int, step: int | None) -> tuple[int, int]:
+def _cheapest(extent: int, fixed: int, across: int, most: int, registers: int, step: int) -> tuple[int, int]:
     """How many rows, each of them `fixed` ones, and how many vectors, `most` at most, make the cheapest tile."""
     best = (math.inf, -1, -1)
     for vectors in range(1, most + 1):
@@ -222,19 +219,17 @@ def _cheapest(extent: int, fixed: int, across: int, most: int, registers: int, s
     return -best[2], -best[1]
 
 
-def _cost(down: Pieces, fixed: int, across: Pieces, step: int | None) -> float:
+def _cost(down: Pieces, fixed: int, across: Pieces, step: int) -> float:
     """Cycles for one step along the inner axes over all tiles, by a simple model; `fixed` rows for each one of `down`.
 
     Two multiply-adds and two loads a cycle, four cycles until a sum is ready again; tiles of one size only are better
-    than of several by a little, since each size has code of its own. Rows are `step` bytes apart; None: they are
-    vectors, which the next row may read again, so that a tile has the cost of its first row and of the vectors of b.
+    than of several by a little, since each size has code of its own. Rows are `step` bytes apart.
     """
     total = 0.0
     for n, v in across:
         for m, r in down:
             tile = r * fixed
-            rest = 2.0 * v if step is None else crowded(r, step)
-            total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + rest)
+            total += n * m * (max(tile * v / 2, (tile + v) / 2, 4.0) + 0.3 + crowded(r, step))
     return total * (1 + 0.02 * len(down) * len(across))
 
 
