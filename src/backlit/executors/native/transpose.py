@@ -52,8 +52,9 @@ def transpose(nest: Nest, target: Target) -> Transpose | None:
             return None
         if load.axes[0][0] == 0:  # there is no row that could be read instead of a wrong one
             return None
-    split = next((a for a in axes if a not in (source, result)), result)
-    return Transpose(result, lanes, 1, split, source=source)
+    longer = source if nest.space[source] > nest.space[result] else result  # few lines belong to two shares then
+    split = next((a for a in axes if a not in (source, result)), longer)
+    return Transpose(result, lanes, 1, split, lanes if split == source else 1, source=source)
 
 
 def square(rows: Sequence[Value]) -> list[Value]:
@@ -156,7 +157,7 @@ class TransposeWriter:
 
     def _around(self, others: Sequence[int], source: Value, result: Value, rows: int) -> None:
         """The squares of a strip, in loops over the axes that stay."""
-        f, lanes, n = self.f, self.lanes, self.nest.space[self.across]
+        f, lanes, tail = self.f, self.lanes, self.nest.space[self.across] % self.lanes
         if others:
             axis, *inner = others
 
@@ -172,6 +173,8 @@ class TransposeWriter:
             by = self.places or f.index(self.load.at.strides[self.down])
             f.invoke(name, [a, by, b, f.index(self.store.at.strides[self.across])])
 
-        f.loop(0, n - n % lanes, lanes, one, name="square")
-        if n % lanes:
-            one(f.index(n - n % lanes), n % lanes)
+        low, high = self._range(self.across)
+        whole = low + (high - low) // lanes * lanes  # only the last share may have more
+        f.loop(low, whole, lanes, one, name="square")
+        if tail:
+            f.when(whole < high, lambda: one(whole, tail), "rest")
