@@ -11,12 +11,15 @@ import backlit as bl
 from backlit import legality, ops
 from backlit.executors.native import Native
 from backlit.executors.native.batch import batch_innermost
+from backlit.executors.native.kernels import Nest
+from backlit.executors.native.method import method
 from backlit.executors.native.plan import plan
 from backlit.executors.native.rewrites import prepared
+from backlit.executors.native.target import known
 from backlit.executors.reference import Reference
 from backlit.passes import simplify
 
-from . import programs
+from . import programs, random_runs
 
 
 def pooled(w, v, u, b, x):
@@ -118,3 +121,36 @@ def test_half_a_product_that_stays_is_no_reason_to_move_the_other():
     graph = simplify(bl.trace(bl.grad(lambda w, x, g: ops.sum(ops.conv(x, w) * g)), w, x, g.astype("float32")))
     assert "windows" in graph.ops
     assert batch_innermost(graph) is graph
+
+
+def by_input(x, w, g):
+    return bl.grad(lambda x: ops.sum(ops.conv(x, w, padding="same") * g))(x)
+
+
+def columns(n, size, channels, outputs):
+    """Which axis of the largest kernel of a gradient by the input runs along vectors: its extent."""
+    shapes = (n, *size, channels), (3, 3, channels, outputs), (n, *size, outputs)
+    graph = bl.trace(by_input, *(np.zeros(s, np.float32) for s in shapes))
+    kernels = [c.kernel for c in Native("avx512", winograd=False).plan(graph).calls() if isinstance(c.kernel, Nest)]
+    largest = max(kernels, key=lambda k: k.points * k.steps)
+    return largest.space[method(largest, known("avx512")).vector]
+
+
+@pytest.mark.parametrize(("n", "channels", "wanted"), [
+    (32, 3, 32), (33, 10, 33), (31, 5, 31),
+    (2, 5, 15), (32, 16, 16), (5, 1, None),  # few images; full vectors as it is; one channel, whose sums would wait
+])  # fmt: skip
+def test_a_gradient_by_the_input_alone_has_the_batch_in_vectors_if_it_pays(n, channels, wanted):
+    found = columns(n, (13, 13), channels, 32)
+    assert found == wanted if wanted is not None else found != n
+
+
+@pytest.mark.parametrize("shape", [(32, 9, 11, 3), (33, 8, 7, 10), (17, 13, 5)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_by_the_input_alone_are_the_reference_executors(shape, dtype):
+    normal = programs.Normal(dtype)
+    w = normal(*(3,) * (len(shape) - 2), shape[-1], 20)
+    args = normal(*shape), w, normal(*shape[:-1], 20)
+    graph = bl.trace(by_input, *args)
+    assert batch_innermost(simplify(graph)) is not simplify(graph)
+    random_runs.check(graph, args, 0, random_runs.near)

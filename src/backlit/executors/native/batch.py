@@ -7,16 +7,19 @@ last every vector is full:
     y[p, q, k, n] = sum over i, j, c of x[p + i, q + j, c, n] w[i, j, c, k]
 
 So an image is transposed once where it comes in, and everything that is made of it, up to the first layer that is no
-window's, is computed in the other order, and so is the gradient on its way back. Where the batch meets others, as in
-the gradient of weights, the result is as it was; who else asks for a value of the chain gets it transposed back.
+window's, is computed in the other order, and so is the gradient on its way back; a gradient by the input, or a
+transposed convolution, may begin a chain as well. Where the batch meets others, as in the gradient of weights, the
+result is as it was; who else asks for a value of the chain gets it transposed back.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
+from backlit.executors.native.dots import SHORT
 from backlit.executors.native.fusion import is_pointwise
 from backlit.executors.native.kernels import COMBINERS
 from backlit.executors.native.remainder import SIDE_BY_SIDE
@@ -33,13 +36,16 @@ _MOVED = 8.0  # multiply-adds in the time in which a number is transposed
 _FASTER = 0.5  # of the time of a 3x3 convolution of many channels, which other ways than a product may take less
 _APART = 3  # columns in whose time one is summed that vectors leave over
 _LANES = in_line(4)  # of float32, for all dtypes alike
+_ADDED = 400  # multiply-adds in the time in which a number of a product is added up with others of its line
+_DOTS = 1.2  # of the time of a product, what dot products take
+_AT_ONCE = 4  # sums that can be made at once, each of a vector
 _FAR = 2048  # bytes from one place of an image to the next, of which the caches hold few
 
 
 def batch_innermost(graph: Graph) -> Graph:
     """The graph with its chains of convolutions of few channels computed with the batch behind the channels."""
     graph = in_bodies(graph, batch_innermost)
-    if "windows" not in graph.ops:
+    if graph.ops.isdisjoint({"windows", "fold"}):
         return graph
     for n in _sizes(graph):
         chain = _Chain(graph, n)
@@ -49,12 +55,20 @@ def batch_innermost(graph: Graph) -> Graph:
 
 
 def _sizes(graph: Graph) -> list[int]:
-    """The sizes of the batches whose images are looked at through windows that products are made of."""
+    """The sizes of the batches of images that products are made of through windows, or made to by adding windows up."""
     found = {}
     for node in graph.nodes:
-        if node.op == "contract" and node.inputs[0].op == "windows" and 0 not in node.inputs[0].params["axes"]:
-            found[node.inputs[0].type.shape[0]] = node
+        image = node.inputs[0] if node.op == "contract" else node
+        if _goes_back(node) or (image is not node and image.op == "windows" and 0 not in image.params["axes"]):
+            found[image.type.shape[0]] = node
     return [n for n in found if n > 1]
+
+
+def _goes_back(node: Node) -> bool:
+    """Whether products are made for all places of windows, which are added up where they overlap."""
+    if node.op != "fold" or node.inputs[0].op != "contract" or 0 in node.params["axes"]:
+        return False
+    return all(s == 1 for s in node.params["stride"])
 
 
 class _Chain:
@@ -69,10 +83,14 @@ class _Chain:
         self.entering: set[Node] = set()  # from outside, transposed
         self.readers = Counter(i for node in graph.nodes for i in node.inputs)
         self.readers.update(graph.outputs)
+        self.folded: dict[Node, tuple[int, ...]] = {
+            node.inputs[0]: node.params["size"] for node in graph.nodes if _goes_back(node)
+        }
         for node in graph.nodes:
-            if node.op in ("pad", "windows") and self._is_image(node.inputs[0]) and self._starts(node):
-                self.entering.add(node.inputs[0])
-                self.place[node.inputs[0]] = node.inputs[0].type.ndim - 1
+            for image in self._images(node):
+                if self._is_image(image) and image not in self.place and image.op not in ("constant", "pad", "windows"):
+                    self.entering.add(image)
+                    self.place[image] = image.type.ndim - 1
             at = self._placed(node)
             if at is not None:
                 self.place[node] = at
@@ -81,8 +99,13 @@ class _Chain:
                         self.entering.add(i)
                         self.place[i] = self.place[node]
 
-    def _starts(self, node: Node) -> bool:
-        return node.inputs[0] not in self.place and node.inputs[0].op not in ("constant", "pad", "windows")
+    def _images(self, node: Node) -> Sequence[Node]:
+        """The operands of a node that may be images with which a chain begins."""
+        if node not in self.folded:
+            return node.inputs if node.op in ("pad", "windows") else ()
+        left, right, result = parts_of(node.params["spec"])
+        terms = zip(node.inputs, (left, right), (right, left), strict=True)
+        return [x for x, mine, other in terms if mine[:1] == result[:1] and mine[0] not in other]
 
     def _is_image(self, node: Node) -> bool:
         t = node.type
@@ -165,7 +188,7 @@ class _Chain:
                 work = math.prod(sizes.values())
                 if node in self.place or (result[0] != left[0] and all(i in self.place for i in node.inputs)):
                     columns = sizes[right[-1] if right[-1] in result else result[self.place.get(node, -1)]]
-                    saved += work * (_waste(columns, _beside(node)) - _waste(self.n))
+                    saved += work * (self._waste_so_far(node, columns) - _waste_moved(self.n, columns))
                     weights = node if result[0] != left[0] else node.inputs[1]
                     saved -= work * _FASTER * (weights.type.shape[:-2] == (3, 3) and min(weights.type.shape[-2:]) >= 16)
         crossing = [*self.entering, *(v for v in self.place if v in self.graph.outputs)]
@@ -173,6 +196,17 @@ class _Chain:
             if node not in self.place and not self._takes(node):
                 crossing += [i for i in node.inputs if i in self.place and i not in self.entering]
         return saved - _MOVED * sum(v.type.size for v in dict.fromkeys(crossing))
+
+    def _waste_so_far(self, node: Node, columns: int) -> float:
+        """Time that a product takes as it is beyond its own, in parts of that."""
+        beside, size = _beside(node), self.folded.get(node)
+        found = _waste(columns, beside)
+        if size is None:
+            return found
+        if columns <= 2 and beside >= SHORT:
+            return _DOTS * filled(beside, _LANES) * _LANES / beside - 1
+        steps = beside * math.prod(size[:-1])
+        return min(found, _waste(columns * size[-1]) + _ADDED / (steps * columns))
 
     def _takes(self, node: Node) -> bool:
         """Whether a node of another order can read a value of the chain as it lies."""
@@ -285,3 +319,9 @@ def _waste(n: int, beside: int = 0) -> float:
     """Time that n columns take beyond their own, in parts of theirs: half a vector is the least that counts."""
     rest = left_over(n, _LANES) if beside >= SIDE_BY_SIDE else 0
     return (filled(n - rest, _LANES) * _LANES + _APART * rest) / n - 1
+
+
+def _waste_moved(n: int, rows: int) -> float:
+    """The same of a product whose columns are the batch: few sums at once have to wait for themselves."""
+    sums = rows * -(-n // _LANES)
+    return (1 + _waste(n)) * max(1.0, _AT_ONCE / sums) - 1

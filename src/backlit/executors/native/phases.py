@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 
 from backlit.ir import Node
 from backlit.ops.contraction import contract, parts_of
-from backlit.ops.movement import concat, flip, pad, reshape
+from backlit.ops.movement import concat, flip, pad, permute_dims, reshape
 from backlit.ops.record import Value, constant_like
 from backlit.ops.window import windows
 from backlit.tracing import Traced
@@ -59,7 +59,13 @@ def folded(node: Node) -> Folded | None:
         left, right, a, b = right, left, b, a
     if set(counts) & set(right) or set(inside) & set(left) or not set(inside) <= set(right):
         return None
-    return Folded(a, b, left, right, result, counts, inside) if set(counts) <= set(left) else None
+    if not set(counts) <= set(left):
+        return None
+    last = result[node.type.ndim - 1]
+    if last in left and last not in counts and left[-1] != last:  # so comes the batch: vectors run along it
+        order = [*(k for k, c in enumerate(left) if c != last), left.index(last)]
+        a, left = permute_dims(Traced(a), order).node, "".join(left[k] for k in order)
+    return Folded(a, b, left, right, result, counts, inside)
 
 
 @dataclass(frozen=True)
