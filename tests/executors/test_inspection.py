@@ -11,6 +11,8 @@ import pytest
 import backlit as bl
 from backlit import nn, ops
 from backlit.errors import UnsupportedError
+from backlit.executors.native.table import table
+from backlit.executors.native.target import known
 from backlit.ir import Graph, Type, make_node
 from backlit.tracing import input_node
 
@@ -54,6 +56,22 @@ def test_the_plan_of_a_training_step_fits_a_wide_terminal():
     lines = str(trainer.graph.plan()).splitlines()
     assert len(lines) > 20
     assert max(map(len, lines)) <= 140
+
+
+@pytest.mark.parametrize(("width", "columns"), [(80, 6), (90, 7), (100, 8), (120, 8)])
+def test_a_narrow_terminal_gets_fewer_and_shorter_columns(width, columns):
+    net = bl.Network([nn.Dense(8), nn.LSTM(5), nn.Dense(3)], (6, 4), seed=0)
+    trainer = bl.Trainer(net, "crossentropy")
+    trainer.fit(np.ones((30, 6, 4), np.float32), np.arange(30) % 3, epochs=1, progress=False)
+    plan, target = trainer.graph.plan(), known("host")
+    wide, narrow = (table(plan, target, 2, w).splitlines() for w in (140, width))
+    assert max(map(len, wide)) > width >= max(map(len, narrow))
+    heads = ["#", "computes", "kind", "loops", "split", "operations", "bytes", "made of"]
+    assert narrow[0].split("  ")[0] == "#"
+    assert [h for h in heads if h in narrow[0]] == heads[:columns]
+    for a, b in zip(wide[1:], narrow[1 : len(plan.calls())], strict=False):
+        assert a[:15] == b[:15]
+    assert any("copy of " in line for line in wide)
 
 
 def test_the_program_says_what_its_kernels_compute_and_where_that_was_written(graph):

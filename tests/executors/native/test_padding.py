@@ -26,7 +26,7 @@ def check(graph, *args):
 
 
 def copies(graph):
-    return [c.label for c in NATIVE.plan(graph).calls() if c.label == "copy"]
+    return [c.label for c in NATIVE.plan(graph).calls() if c.label.startswith("copy")]
 
 
 @pytest.mark.parametrize("padding", ["same", ((0, 2), (1, 0)), 2])
@@ -119,7 +119,7 @@ def test_what_is_the_same_at_each_step_is_done_once_before_the_loop():
     graph, rows = bl.trace(step, w, v, x), np.random.default_rng(0).integers(0, 20, (5, 8))
     loop = NATIVE.compile_loop(graph, 2, 1)
     (steps,) = loop.plan([20]).steps
-    assert {c.label for c in steps.start} >= {"padding"}
+    assert any(c.label.startswith("padding of") for c in steps.start)
     assert "tanh" in {n.op for c in steps.start for n in c.nodes}
     assert "padding" not in {c.label for c in steps.calls}
     zeros = {b for c in steps.start if c.label == "padding" for b in c.written()}

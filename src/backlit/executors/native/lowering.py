@@ -191,7 +191,7 @@ class Lowering:
         index = tuple(ix.counter(a, len(shape)) for a in range(len(shape)))
         value = body.value(source, index)
         body.store_into(target, value, place or Affine(0, ix.row_major(shape)))
-        return body.call_of(nodes, "copy")
+        return body.call_of(nodes, f"copy of {self.names[source]}")
 
     def _fill(self, target: Buffer, value: float, nodes: tuple[Node, ...]) -> Call | None:
         body = Body(self, (target.type.size,), ())
@@ -237,7 +237,7 @@ class Lowering:
                 body = Body(self, tuple(slab), ())
                 number = body.emit(Instruction("number", (), target.type.dtype, (plain_number(p["value"]),)))
                 body.store_into(target, number, Affine(offset, strides))
-                found.append(body.call_of((node,), "padding"))
+                found.append(body.call_of((node,), f"padding of {self.names[node.inputs[0]]}"))
             start[axis], stop[axis] = low, shape[axis] - high
         made = [c for c in found if c is not None]
         for call in made:

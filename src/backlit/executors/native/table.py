@@ -4,12 +4,16 @@
 
 `loops` are the axes of the result, then the reduced ones in brackets; the axis that is cut into vectors has the
 number of lanes after it, products say their tile. `split` is the axis that threads share; where it has a bar, all
-threads wait for one another first. What a loop repeats stands under it, indented.
+threads wait for one another first. What a loop repeats stands under it, indented. A narrow terminal gets
+shorter columns, a very narrow one without the last or the last two.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -27,25 +31,42 @@ from backlit.executors.native.tiling import Tiling
 from backlit.executors.native.transpose import Transpose
 from backlit.executors.native.winograd_product import blocks
 
-_WIDEST = (3, 30, 14, 28, 8, 10, 5, 34)  # characters of each column: 140 in all, with two between them
+_WIDEST = (3, 30, 14, 28, 8, 10, 5, 34)  # characters of each column
+_LEAST = (3, 24, 13, 12, 8, 10, 5, 8)
+_WIDE = 140
 _HEAD = ("#", "computes", "kind", "loops", "split", "operations", "bytes", "made of")
 
 
-def table(plan: Plan, target: Target, shares: int) -> str:
-    """The lines of the table, and a summary."""
+def table(plan: Plan, target: Target, shares: int, width: int = 0) -> str:
+    """The lines of the table, and a summary, in `width` characters: those of the terminal, if there is one."""
+    width = width or (shutil.get_terminal_size((_WIDE, 0)).columns if sys.stdout.isatty() else _WIDE)
     number = count(1)
     rows = [_HEAD] + [
         (row[0] or str(next(number)), *row[1:]) for row in _rows(plan.steps, target, Pending(target, shares))
     ]
     widths = [min(limit, max(len(r[c]) for r in rows)) for c, limit in enumerate(_WIDEST)]
-    lines = ["  ".join(_placed(c, w, k) for k, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows]
+    _fit(widths, width)
+    lines = [
+        "  ".join(_placed(c, w, k) for k, (c, w) in enumerate(zip(r, widths, strict=False))).rstrip() for r in rows
+    ]
     calls = plan.calls()
     kernels = len({c.kernel for c in calls})
-    lines.append(
+    summary = (
         f"{len(calls)} calls of {kernels} kernels, {short(plan.flops)} operations, {short(plan.bytes)}B moved, "
         f"arena {short(plan.arena)}B, {shares} thread{'s' * (shares > 1)} on {target.name}"
     )
+    lines += textwrap.wrap(summary, width)
     return "\n".join(lines)
+
+
+def _fit(widths: list[int], width: int) -> None:
+    """Make the columns fit: the last ones go, or else those that can best be spared get shorter."""
+    least = [*map(min, widths, _LEAST)]
+    while len(least) > 6 and sum(least) + 2 * (len(least) - 1) > width:
+        least.pop()
+    del widths[len(least) :]
+    while sum(widths) + 2 * (len(widths) - 1) > width and widths != least:
+        widths[max(range(len(widths)), key=lambda c: widths[c] - least[c])] -= 1
 
 
 def _rows(steps: Sequence[Any], target: Target, pending: Pending, indent: str = "") -> Iterator[tuple[str, ...]]:
