@@ -13,7 +13,7 @@ import pytest
 
 import backlit as bl
 from backlit import ops
-from backlit.executors.native import Native, jit, stack, threads
+from backlit.executors.native import Native, code, jit, stack, threads
 from backlit.executors.native.target import known
 
 from . import interrupting, unkind
@@ -22,9 +22,12 @@ from . import interrupting, unkind
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.mark.parametrize("room", [True, False], ids=["here", "on a thread with more stack"])
-def test_at_each_point_of_a_call(room, monkeypatch):
-    monkeypatch.setattr(stack, "has_room", lambda: room or threading.current_thread() is not threading.main_thread())
+@pytest.mark.parametrize("where", ["here", "where there is room", "as a long step"])
+def test_at_each_point_of_a_call(where, monkeypatch):
+    if where == "where there is room":
+        monkeypatch.setattr(stack, "has_room", lambda: threading.current_thread() is not threading.main_thread())
+    if where == "as a long step":
+        monkeypatch.setattr(code, "_LONG", -1.0)
     loop, data, rows = unkind.two_threads()
     w = np.zeros((8, 8), np.float32)
     state, old = [w, np.zeros((), np.int64)], os.sched_getaffinity(0)
@@ -40,6 +43,9 @@ def test_at_each_point_of_a_call(room, monkeypatch):
             break
     else:
         pytest.fail("the helper is gone")
+    for _ in interrupting.everywhere(lambda: loop(state, data, rows)):
+        pass
+    assert (loop(state, data, rows)[0][0] == int(state[1]) + len(rows)).all()
 
 
 def test_at_each_point_of_compiling():
@@ -50,8 +56,8 @@ def test_at_each_point_of_compiling():
     found = []
 
     def make():
-        (code,) = jit.object_codes([text], target, 2)
-        found.append((code, jit.Loaded([code], target).function("step")))
+        (made,) = jit.object_codes([text], target, 2)
+        found.append((made, jit.Loaded([made], target).function("step")))
 
     points = [*interrupting.everywhere(make)]
     assert len(points) > 20

@@ -5,10 +5,13 @@ The words of a `MEETING`, one for each run, all 0 at first:
     counter   how many arrivals there have been at barriers; it only grows, each thread waits for the next multiple of
               their number
     gate      0, then `OPEN` from when the caller, thread 0, has come until its run is over, then `CLOSED`
+    end       how many arrivals there will be at the barrier after which all leave, if the run was told to stop
 
 Helpers wait at the gate. What is computed begins with the caller, so an interrupt that keeps it from coming has nothing
 begun. Helpers that have waited too long close the gate and leave, and a caller who finds it closed runs alone: nobody
 waits for a thread that may not come. The caller is the last who needs the memory that was worked on.
+
+A run that is told to stop does so at a barrier: that is where all threads can agree on it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from backlit.executors.native.builder import Function
 from backlit.executors.native.names import BOOL, I64
 from backlit.executors.native.value import Value
 
-GATE, MEETING = 8, 16  # the gate's place and the size in words: it has a cache line of its own
+GATE, END, MEETING = 8, 9, 16  # places, and the size, in words: the counter has a cache line of its own
 OPEN, CLOSED = 1, 2
 _BRIEFLY = 20_000  # tries before a thread that waits lets others have its processor
 _LONG = 100_000  # tries until helpers leave, some hundredths of a second
@@ -60,15 +63,34 @@ def _exchange(f: Function, gate: Value, state: int) -> Value:
     return f.op(f"extractvalue {{ i64, i1 }} {pair}, 0", I64)
 
 
-def emit_barrier(f: Function, counter: Value, threads: Value) -> None:
-    """Wait until all threads are here."""
+def emit_barrier(f: Function, meeting: Value, threads: Value, decides: Value, stop: Value, left: Value) -> None:
+    """Wait until all threads are here. Where the word at `stop` is not 0, they all leave: `left` becomes 1.
+
+    The thread that `decides` says so before it arrives. Another one may read what it says at a later barrier, and
+    knows by the arrivals that this one is not meant.
+    """
+
+    def leave() -> None:
+        f.store(f.const(1, I64), left)
 
     def wait() -> None:
-        arrived = f.op(f"atomicrmw add {counter}, i64 1 acq_rel", I64)
-        goal = (f.op(f"udiv {arrived}, {threads.text}", I64) + 1) * threads
-        spin(f, lambda: f.op(f"load atomic i64, {counter} acquire, align 8", I64) >= goal)
+        def goal(arrived: Value) -> Value:
+            return (f.op(f"udiv {arrived}, {threads.text}", I64) + 1) * threads
+
+        def now() -> Value:
+            return f.op(f"load atomic i64, {meeting} acquire, align 8", I64)
+
+        f.when(decides & told(), lambda: f.store(goal(now()), meeting.at(END, I64)), "told")
+        met = goal(f.op(f"atomicrmw add {meeting}, i64 1 acq_rel", I64))
+        spin(f, lambda: now() >= met)
+        end = f.load(meeting.at(END, I64), I64)
+        f.when((end != 0) & (end <= met), leave, "leave")
+
+    def told() -> Value:
+        return f.op(f"load atomic i64, {stop} monotonic, align 8", I64) != 0
 
     f.when(threads > 1, wait, "several")
+    f.when((threads == 1) & told(), leave, "leave")
 
 
 def spin(f: Function, met: Callable[[], Value], most: int = 0) -> None:

@@ -17,7 +17,7 @@ from backlit.executors.native.artifact import Artifact
 from backlit.executors.native.digest import digest
 from backlit.executors.native.plan import Plan
 from backlit.executors.native.program import ENTRY
-from backlit.executors.native.script import machinery
+from backlit.executors.native.script import STOP, machinery
 from backlit.executors.native.storage import address, block
 from backlit.executors.native.target import Target
 from backlit.garbage import uncollected
@@ -25,6 +25,7 @@ from backlit.ir import Graph
 
 _WORTH_SHARING = 60e-6  # seconds of a step from which barriers are worth their cost
 _WORTH_WAKING = 300e-6  # seconds of a run from which sleeping helpers are worth waking
+_LONG = 0.05  # seconds of a step that an interrupt should not have to wait for
 
 
 _STATUS, _TABLE = 0, 8  # places in a frame, in words: each at a cache line of its own
@@ -56,30 +57,46 @@ class Code:
         self._constants = [address(a) for a in artifact.constants]
         self.frames: list[Frame] = []  # of runs that have ended
 
-    def run(self, arrays: Sequence[Array], first: int, last: int) -> None:
-        """Run the program on the memory of its inputs and outputs. Raises IndexingError for an index out of range."""
-        self.run_at([*map(address, arrays)], first, last, arrays)
+    def run(self, arrays: Sequence[Array], first: int, last: int, whole: bool = False) -> None:
+        """Run the program on the memory of its inputs and outputs. Raises IndexingError for an index out of range.
 
-    def run_at(self, addresses: Sequence[int], first: int, last: int, held: Any) -> None:
+        An interrupt breaks a long step off, and leaves what it was to write useless; not if steps are to be `whole`.
+        """
+        self.run_at([*map(address, arrays)], first, last, arrays, whole)
+
+    def run_at(self, addresses: Sequence[int], first: int, last: int, held: Any, whole: bool = False) -> None:
         """The same by the addresses of inputs and outputs. `held` keeps their memory while somebody works on it."""
-        if not stack.has_room():
-            errand.elsewhere(lambda: self.run_at(addresses, first, last, held))
-            return
         try:
             frame = self.frames.pop()
         except IndexError:
             frame = Frame(len(addresses) + len(self._constants), self.artifact.arena)
+        words = frame.words
+
+        def work() -> None:
+            self._run(frame, first, last)
+
+        def stop() -> None:
+            words[STOP] = not whole
+
         try:
-            words = frame.words
             words[frame.table] = [*addresses, *self._constants]
             ctypes.memset(words, 0, 8 * _TABLE)
-            while first < last and not words[_STATUS]:
-                first = self._some(frame, first, last)
+            if not stack.has_room():
+                errand.elsewhere(work, stop)
+            elif max(self.seconds, self.pace) > _LONG:
+                errand.undisturbed(work, stop)
+            else:
+                work()
             failed, index = words[_STATUS], words[_STATUS + 1]
         finally:
             self.frames.append(frame)
         if failed:
             self._raise(failed - 1, index)
+
+    def _run(self, frame: Frame, first: int, last: int) -> None:
+        words = frame.words
+        while first < last and not words[_STATUS] and not words[STOP]:
+            first = self._some(frame, first, last)
 
     def _some(self, frame: Frame, first: int, last: int) -> int:
         """Run from step `first` to `last`, or less far where a number of threads is only tried; where it ended."""
@@ -93,6 +110,8 @@ class Code:
         else:
             step, places, until = self._step, frame.places, last
             threads.run(count, lambda meeting, me, all: step(*places, meeting, me, all, first, until))
+        if frame.words[STOP]:  # the time says nothing
+            return last
         self.pace = (time.perf_counter() - start) / (last - first)
         if choice is not None:
             choice.learn(count, self.pace)

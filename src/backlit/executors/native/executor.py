@@ -107,7 +107,7 @@ class Compiled:
         if self._given_away:
             self._refuse_shared(given)
         results = [np.empty(shape, dtype) if k is None else given[k] for k, shape, dtype in self._outputs]
-        self.code.run([*given, *results], 0, 1)
+        self.code.run([*given, *results], 0, 1, whole=bool(self._given_away))
         return results
 
     def _refuse_shared(self, given: Sequence[Array]) -> None:

@@ -9,8 +9,9 @@ touches what another thread's share has written or still reads. What a share com
 it, so results do not depend on the number of threads. `first` and `last` are the steps of a loop whose length is not
 known when code is made.
 
-`status` holds four words: number of a failed check and 1, the index that failed, and two that `script` explains. Where
-threads meet is explained by `barrier`; a thread alone needs no such place.
+`status` holds five words: number of a failed check and 1, the index that failed, two that `script` explains, and one
+that is not 0 where the run is to stop at the next barrier, in the middle of a step: what it has written is of no use.
+Where threads meet is explained by `barrier`; a thread alone needs no such place.
 A small program is one function (`whole`), any other one a list of calls as data (`script`).
 """
 

@@ -29,7 +29,7 @@ import numpy as np
 from backlit.executors.native.barrier import emit_barrier, together
 from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.kernels import Buffer, Call, Loop
-from backlit.executors.native.names import I64, POINTER, element
+from backlit.executors.native.names import BOOL, I64, POINTER, element
 from backlit.executors.native.sharing import Pending, flows, share_of
 from backlit.executors.native.target import Target
 from backlit.executors.native.value import Value
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from backlit.executors.native.program import Program
 
 _U8 = np.dtype(np.uint8)
-_FRAME = ("table", "status", "meeting", "threads", "low", "high", "first", "last")
+_FRAME = ("table", "status", "meeting", "threads", "low", "high", "first", "last", "left")
+STOP = 4  # the word of the status that tells a run to stop
 _ARENA = -1  # its place
 _ANY = -1  # the length of a loop from step `first` to `last`
 _ROW: list[tuple[Any, str]] = [(POINTER, "row"), (POINTER, "frame")]
@@ -97,7 +98,7 @@ class Script:
 
         def work(threads: Value) -> None:
             low, high = (thread * shares) // threads, ((thread + 1) * shares) // threads
-            for k, value in enumerate((table, status, meeting, threads, low, high, first, last)):
+            for k, value in enumerate((table, status, meeting, threads, low, high, first, last, f.index(0))):
                 f.line(f"store {value}, {frame.at(k, I64)}, align 8")
             f.line(f"store {arena}, {frame.at(_ARENA, I64)}, align 8")
             f.invoke("run_rows", [rows, rows.at(size, I64), frame])
@@ -206,6 +207,10 @@ class _Reader:
         with self.f.naming(name):
             return self._load(self.frame.at(_FRAME.index(name), I64), dtype)
 
+    def stays(self) -> Value:
+        """Whether the threads have not left at a barrier."""
+        return self.held("left") == 0
+
     def address(self, table: Value, number: int | Value, hint: str) -> Value:
         """The address whose place and offset are these two words of the row."""
         place, offset = self.word(number, f"{hint}.place"), self.word(number + 1, f"{hint}.offset")
@@ -259,7 +264,10 @@ def _emit_rows(module: Module, clock: Clock | None) -> None:
 
         return work() if clock is None else clock.around(f, row, r.held("low"), work)
 
-    _while(f, first, lambda row: f.op(f"icmp ult {row}, {end.text}", "i1"), carry_out)
+    def more(row: Value) -> Value:
+        return f.op(f"icmp ult {row}, {end.text}", BOOL) & _Reader(f, row, frame).stays()
+
+    _while(f, first, more, carry_out)
 
 
 def _while(f: Function, first: Value, more: Callable[[Value], Value], body: Callable[[Value], Value]) -> None:
@@ -315,15 +323,18 @@ def _emit_loop(module: Module) -> None:
             f.when(f.load(status, I64) != 0, lambda: f.store(f.const(1, I64), said), "stop")
             f.invoke("wait_for_all", [row, frame])
 
-        f.when(any_number, agree, "agree")
-        stopped = any_number & (f.load(said, I64) != 0)
-        return stopped.select(high, t + 1)
+        stays = r.stays()  # who has left finds nobody at a barrier, and the caller's memory may be gone
+        f.when(any_number & stays, agree, "agree")
+        stopped = any_number & (f.load(stays.select(said, frame), I64) != 0)
+        return (stopped | ~stays).select(high, t + 1)
 
     _while(f, low, lambda t: t < high, go)
 
 
 def _emit_barrier(module: Module) -> None:
-    """Wait until all threads are here."""
+    """Wait until all threads are here; they may leave there."""
     f = Function(module, "wait_for_all", _ROW)
-    r = _Reader(f, *f.arguments)
-    emit_barrier(f, r.held("meeting"), r.held("threads"))
+    row, frame = f.arguments
+    r = _Reader(f, row, frame)
+    stop, left = r.held("status").at(STOP, I64), frame.at(_FRAME.index("left"), I64)
+    emit_barrier(f, r.held("meeting"), r.held("threads"), r.held("low") == 0, stop, left)

@@ -3,7 +3,7 @@
 The minibatches are gathered inside, by checked indices, from whole data sets; the carried values are updated where they
 lie, and those of a step that changes none are only read; watched outputs are written row by row. The loop is entered in
 stretches that last about `STRETCH` seconds: between two of them Python may run a signal handler, so Ctrl-C is honoured
-soon, and the state is that of a whole step.
+soon, and a state that was given away is that of a whole step.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Steps:
         done = 0
         while done < steps:
             last = min(steps, done + max(1, int(STRETCH / code.pace) if code.pace else 1))
-            code.run_at(addresses, done, last, held)
+            code.run_at(addresses, done, last, held, whole=donate)
             done = last
         return carried, watched
 
