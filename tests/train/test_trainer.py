@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -281,6 +282,43 @@ def test_ctrl_c_leaves_a_step_boundary_and_fit_goes_on_with_the_same_bits():
     expected = whole.fit(x, y, epochs=3, batch_size=16)
     assert same(dict(net.params), dict(other.params))
     assert all(np.array_equal(history[k], expected[k]) for k in expected if k != "seconds")
+
+
+class At(Callback):
+    """Presses Ctrl-C when so many steps are done."""
+
+    def __init__(self, step):
+        self.every_steps = step
+
+    def on_steps(self, trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
+def test_ctrl_c_within_a_stretch_leaves_the_state_before_it_at_once():
+    x, y = data(64)
+    trainer, pressed = Trainer(network(dropout=0.2), "crossentropy"), []
+
+    def press(number, frame):
+        pressed.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.fit(x, y, epochs=1, batch_size=16)
+    usual = signal.signal(signal.SIGALRM, press)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(np.tile(x, (500, 1)), np.tile(y, 500), epochs=10**6, batch_size=16)
+    finally:
+        signal.signal(signal.SIGALRM, usual)
+    assert time.perf_counter() - pressed[0] < 0.15  # 0.1 on a machine of its own
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    other = Trainer(network(dropout=0.2), "crossentropy")
+    other.fit(x, y, epochs=1, batch_size=16)
+    with pytest.raises(KeyboardInterrupt):
+        other.fit(np.tile(x, (500, 1)), np.tile(y, 500), epochs=10**6, batch_size=16, callbacks=[At(trainer.step)])
+    assert trainer.step == other.step > 100
+    assert same(trainer.params, other.params)
 
 
 def test_going_on_with_other_data_or_settings_is_refused():

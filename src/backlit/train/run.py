@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -34,7 +34,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Tree = Any
 
 STRETCH_SECONDS = 0.2
-"""How long the executor runs before progress is shown and Ctrl-C is seen, unless a single step takes longer."""
+"""How long the executor runs before progress is shown, unless a single step takes longer."""
 
 ROLLBACKS = 10
 """How often in a row `on_nan="rollback"` tries an epoch again."""
@@ -100,25 +100,32 @@ class Run:
         self.paces: deque[float] = deque(maxlen=5)  # seconds that a step took in the last calls
         self.size = 1  # steps a call
         self.began = time.perf_counter()
+        self.interrupt = _Interrupt()
 
     def go(self) -> None:
         """Train until the plan is done."""
         trainer = self.trainer
-        with self.display, _deferred_interrupt() as interrupted:
+        with self.display, self.interrupt.deferred():
             while trainer.moment.batch or not trainer.finished:  # an epoch that was begun is ended
-                most, stop = agreement.steps_and_stop(trainer.processes, self._most(), interrupted())
+                most, stop = agreement.steps_and_stop(trainer.processes, self._most(), self.interrupt.pressed)
                 if stop:
-                    self.display.finish(f"interrupted after step {trainer.step}: fit(x, y) goes on from there")
-                    raise KeyboardInterrupt
+                    self._stop()
                 stretch = self.feed.take(trainer.moment.epoch, trainer.moment.batch, most)
                 if stretch is None:
                     self._end_epoch()
                 else:
-                    self._advance(stretch)
+                    try:
+                        self._advance(stretch)
+                    except KeyboardInterrupt:
+                        self._stop()
             if trainer.stopped:
                 self.display.finish(trainer.stopped)
-            if interrupted():
+            if self.interrupt.pressed:
                 raise KeyboardInterrupt
+
+    def _stop(self) -> NoReturn:
+        self.display.finish(f"interrupted after step {self.trainer.step}: fit(x, y) goes on from there")
+        raise KeyboardInterrupt
 
     def _most(self) -> int:
         """How many steps to take in one call: for about STRETCH_SECONDS, and to no callback's step but the last.
@@ -139,7 +146,9 @@ class Run:
         trainer, before = self.trainer, self.trainer.moment
         program = trainer.program("train", stretch)  # compiled outside the measured time
         start = time.perf_counter()
+        self.interrupt.at_once = trainer.processes.count == 1  # others would wait for the rest of the stretch
         carry, sums = program(before.carry, stretch)
+        self.interrupt.at_once = False
         seconds = (time.perf_counter() - start) / stretch.steps
         self.paces.append(seconds)
         if trainer.on_nan != "skip" and not self._sound(carry, sums):
@@ -228,23 +237,26 @@ class Run:
         )
 
 
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within, a first Ctrl-C only makes the function that is given return True; a second one interrupts at once."""
-    pressed = False
+class _Interrupt:
+    """Ctrl-C during a run: a first one is only `pressed`, except where it may be raised `at_once`, as is a second."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
+    def __init__(self) -> None:
+        self.pressed = self.at_once = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, this is what is done about Ctrl-C, if nobody else has said what to do."""
+        usual = threading.current_thread() is threading.main_thread()
+        if not usual or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        try:
+            signal.signal(signal.SIGINT, self._handle)
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.pressed = self.pressed, True
+        if again or self.at_once:
             raise KeyboardInterrupt
-        pressed = True
-
-    usual = threading.current_thread() is threading.main_thread()
-    if not usual or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
