@@ -1,6 +1,7 @@
 """Ctrl-C while something runs."""
 
 import dis
+import gc
 import os
 import signal
 import sys
@@ -60,10 +61,12 @@ def _interrupted(run, number):
                     raise KeyboardInterrupt
         return trace
 
+    gc.disable()  # what others have left is not taken apart within
     sys.settrace(trace)
     try:
         with suppress(KeyboardInterrupt):
             run()
     finally:
         sys.settrace(None)
+        gc.enable()
     return left < 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -62,6 +63,21 @@ def test_a_damaged_file_is_not_used(cache, damage):
     file.write_bytes(damage)
     assert run() == first
     assert len(file.read_bytes()) > 100  # it was replaced
+
+
+def test_what_nobody_runs_any_more_is_taken_apart_when_the_next_is_loaded():
+    def alive():
+        return sum(loaded() is not None for loaded in jit._engines), len(jit._engines)
+
+    first, second = (Native().compile(bl.trace(function, X)) for _ in range(2))
+    gc.collect()
+    used, kept = alive()
+    del first
+    gc.collect()
+    assert alive() == (used - 1, kept)
+    third = Native().compile(bl.trace(function, X))
+    assert alive() == (used, used)
+    assert second(X)[0] == third(X)[0]
 
 
 def test_no_damage_goes_unnoticed(cache):

@@ -1,7 +1,7 @@
 """From LLVM's language to object code, for any target; and from object code to functions of this process.
 
 An interrupt in the middle of llvmlite can make it free memory twice, or keep its lock closed: the rule that holds is
-that llvmlite is only entered where no interrupt comes.
+that llvmlite is only entered where no interrupt comes, be it to take something apart.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ _LEFT_OUT = {"disable-lsr": 0, "enable-misched": 1, "disable-post-ra": 0}  # pas
 _lock = threading.RLock()  # LLVM's global state is entered by one thread at a time
 _compiling = 0  # who compiles now
 _begun: dict[str, Future[bytes]] = {}  # parts that many programs have, compiled or being compiled
+_engines: dict[weakref.ref[Loaded], Any] = {}  # LLVM's part of what is loaded; taken apart when the next is loaded
 
 
 def _hold() -> None:
@@ -74,9 +76,11 @@ class Loaded:
 
     def _load(self, contents: Iterable[bytes], target: Target) -> None:
         with _lock:
+            for gone in [loaded for loaded in _engines if loaded() is None]:
+                del _engines[gone]
             machine = _machine(target, jit=True)
             empty = llvm.parse_assembly(f'target triple = "{target.triple}"')
-            self._engine = llvm.create_mcjit_compiler(empty, machine)
+            self._engine = _engines[weakref.ref(self)] = llvm.create_mcjit_compiler(empty, machine)
             for content in contents:
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
             self._engine.finalize_object()

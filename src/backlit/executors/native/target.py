@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import llvmlite.binding as llvm
 
 from backlit.errors import Error
+from backlit.executors.native.errand import undisturbed
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,7 @@ class Target:
     @property
     def is_host(self) -> bool:
         """Whether code for this target runs here."""
-        host_triple: str = llvm.get_process_triple()
-        return self.triple.split("-")[0] == host_triple.split("-")[0]
+        return self.triple.split("-")[0] == _machine()[0].split("-")[0]
 
 
 def _x86(name: str, cpu: str, features: str, triple: str) -> Target:
@@ -44,11 +45,15 @@ def _x86(name: str, cpu: str, features: str, triple: str) -> Target:
 
 
 @cache
+def _machine() -> tuple[str, str, Any]:
+    """Triple, name and features of the processor at hand."""
+    return undisturbed(lambda: (llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features()))
+
+
+@cache
 def host() -> Target:
     """The machine that runs this. Raises Error on a processor for which there is no description."""
-    triple: str = llvm.get_process_triple()
-    cpu: str = llvm.get_host_cpu_name()
-    found = llvm.get_host_cpu_features()
+    triple, cpu, found = _machine()
     features: str = found.flatten()
     if triple.startswith("x86_64"):
         if all(found.get(f) for f in ("avx512f", "avx512vl", "avx512bw", "avx512dq", "fma")):
@@ -65,8 +70,8 @@ def known(name: str) -> Target:
     x86, arm = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
     if name == "host":
         return host()
-    if llvm.get_process_triple().startswith("x86_64"):
-        x86 = llvm.get_process_triple()
+    if _machine()[0].startswith("x86_64"):
+        x86 = _machine()[0]
     if name == "avx512":
         return _x86(name, "x86-64-v4", "", x86)
     if name == "avx2":
