@@ -102,25 +102,26 @@ class Value:
         return self.divided(*o.reciprocal())
 
     def reciprocal(self) -> tuple[Value, Value, Value]:
-        """What `divided` needs to know of a divisor: -divisor and 1 / divisor, both scaled, and the scale.
+        """What `divided` needs to know of a divisor: its size and 1 / size, both scaled, and the scale with its sign.
 
-        Both are made larger if the divisor is so small that its reciprocal would overflow.
+        The size is made larger if it is so small that its reciprocal would overflow.
         """
         size = self.f.call("fabs", self.dtype, self.lanes, [self])
         scale = (size < 2.0**-60).select(self.f.const(2.0**60, self.dtype, self.lanes), 1.0)
-        divisor = self * scale
-        return -divisor, 1.0 / divisor, scale
+        signed = self.f.call("copysign", self.dtype, self.lanes, [scale, self])
+        size = size * scale
+        return size, 1.0 / size, signed
 
-    def divided(self, minus: Value, r: Value, scale: Value) -> Value:
+    def divided(self, size: Value, r: Value, scale: Value) -> Value:
         """Divided by what `reciprocal` was asked of: a product, and what that lacks made up for.
 
-        q = x r,  q + (x - o q) r  is x / o correctly rounded (Markstein 1990). Where the correction is no number
-        (o is 0 or infinite, q overflows) or would lose the sign of a zero, q is right already.
+        q = x r,  q - (o q - x) r  is x / o correctly rounded (Markstein 1990), with the sign of x where it is 0, since
+        o and r are positive. Where the correction is no number (o is 0 or infinite, q overflows) q is right already.
         """
         x = self * scale
         q = x * r
-        better = self.f.fma(self.f.fma(minus, q, x), r, q)
-        return ((better == better) & (q != 0.0)).select(better, q)
+        better = self.f.fma(-self.f.fma(size, q, -x), r, q)
+        return (better == better).select(better, q)
 
     def __floordiv__(self, o: Any) -> Value:
         """Of nonnegative integers."""
