@@ -8,7 +8,10 @@ import pytest
 import backlit as bl
 from backlit import ops
 from backlit.executors.native import Native
+from backlit.executors.native.dots import Dots
 from backlit.executors.native.kernels import Nest
+from backlit.executors.native.method import method
+from backlit.executors.native.target import known
 from backlit.executors.native.tiling import is_product
 from backlit.executors.reference import Reference
 
@@ -54,6 +57,8 @@ CASES = {
     "by weights of one": (by_weights, (7, 25, 26, 33), (1, 1, 33, 33), 33, 2),
     "by weights along the others": (by_weights, (3, 25, 26, 18), (3, 3, 18, 17), 17, 1),
     "by input": (by_input, (500, 17), (17, 70), 70, 3),
+    "two in all": (dense, (37, 21), (21, 2), 2, 1),
+    "two of a window": (strided, (3, 15, 16, 5), (3, 3, 5, 2), 2, 1),
     "by input of groups": (by_input_of_groups, (2, 16, 5, 34), (3, 3, 17, 64), 64, 2),
 }
 
@@ -82,6 +87,13 @@ def test_few_columns_of_many_steps_only(size, count):
     m, k, n = size
     normal = programs.Normal("float32")
     assert len(products(bl.trace(dense, normal(m, k), normal(k, n), normal(n)))) == count
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(3, False), (4, True), (21, True), (300, True)])
+def test_two_columns_in_all_are_dot_products(steps, wanted):
+    normal = programs.Normal("float32")
+    (kernel,) = products(bl.trace(dense, normal(40, steps), normal(steps, 2), normal(2)))
+    assert isinstance(method(kernel, known("avx512")), Dots) == wanted
 
 
 def test_a_matrix_that_may_be_updated_where_it_lies_stays_whole():

@@ -200,11 +200,11 @@ class _Chain:
     def _waste_so_far(self, node: Node, columns: int) -> float:
         """Time that a product takes as it is beyond its own, in parts of that."""
         beside, size = _beside(node), self.folded.get(node)
+        if columns <= 2 and beside >= SHORT:
+            return _DOTS * filled(beside, _LANES) * _LANES / beside - 1
         found = _waste(columns, beside)
         if size is None:
             return found
-        if columns <= 2 and beside >= SHORT:
-            return _DOTS * filled(beside, _LANES) * _LANES / beside - 1
         steps = beside * math.prod(size[:-1])
         return min(found, _waste(columns * size[-1]) + _ADDED / (steps * columns))
 

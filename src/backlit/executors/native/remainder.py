@@ -2,7 +2,8 @@
 
 17 columns are a vector and one more, which costs half a vector in every step. Where there are many steps, that column
 is made alone: as dot products, if what is summed lies side by side in the rows, from a copy of the weights that does so
-too; or, in the gradient of weights, as a row, since the rows can be vectors there.
+too; or, in the gradient of weights, as a row, since the rows can be vectors there. Two columns in all are dot products
+for the same reason.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from backlit.executors.native.dots import SHORT
 from backlit.executors.native.index import Affine, row_major
 from backlit.executors.native.kernels import Buffer, Call, Instruction, Nest
 from backlit.executors.native.panel import turned_operand
@@ -17,6 +19,7 @@ from backlit.executors.native.tiling import is_product
 from backlit.executors.native.vectors import BETTER, filled, in_line, left_over
 from backlit.ir import Type
 
+_NO_VECTOR = 2  # columns, for which there are no tiles
 _VECTORS = 2  # whole ones at most, of which another half is much
 SIDE_BY_SIDE = 16  # numbers at least that lie so,
 _LONG = 16  # of so many in all for each column, for dot products to be quicker
@@ -34,26 +37,28 @@ def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
     axis, number = found
     b, a = nest.prologue[number], nest.prologue[1 - number].at.strides
     n, lanes = nest.space[axis], in_line(b.dtype.itemsize)
-    rest = left_over(n, lanes)
-    if not rest or n - rest > _VECTORS * lanes or nest.points // n * nest.steps < _WORK:
+    rest = n if n <= _NO_VECTOR else left_over(n, lanes)
+    if not rest or n - rest > _VECTORS * lanes or (rest < n and nest.points // n * nest.steps < _WORK):
         return [call]
     if _updates(call, nest, axis):
         return [call]
-    whole = replace(call, kernel=_of_columns(nest, axis, 0, n - rest))
+    whole = [replace(call, kernel=_of_columns(nest, axis, 0, n - rest))] if rest < n else []
     last = replace(call, kernel=_of_columns(nest, axis, n - rest, rest))
     others = [m for x, m in enumerate(nest.space) if a[x] == 1 and b.at.strides[x] == 0 and m >= SIDE_BY_SIDE]
     if others:
         other = min(filled(m, lanes) / m for m in others)
-        return [call] if other < BETTER * filled(n, lanes) / n else [whole, last]
-    if a[-1] != 1 or nest.reduced[-1] < SIDE_BY_SIDE or nest.steps < _LONG * rest:
+        return [call] if other < BETTER * filled(n, lanes) / n else [*whole, last]
+    if a[-1] != 1 or nest.reduced[-1] < (SHORT if rest == n else SIDE_BY_SIDE):
+        return [call]
+    if rest < n and nest.steps < _LONG * rest:
         return [call]
     if b.at.strides[-1] == 1:
-        return [whole, last]
+        return [*whole, last]
     if any(s for x, s in enumerate(b.at.strides[: len(nest.space)]) if x != axis):
         return [call]  # weights of a group or a batch each
     if sum(i.argument == b.argument for i in nest.prologue + nest.epilogue) > 1:
         return [call]
-    return [whole, *_with_copy(last, number, axis, scratch)]
+    return [*whole, *_with_copy(last, number, axis, scratch)]
 
 
 def _columns(nest: Nest) -> tuple[int, int] | None:
