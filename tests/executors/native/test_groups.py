@@ -139,4 +139,4 @@ def test_on_the_way_back_nothing_is_copied_around_groups(count, stride):
 
     calls = Native("avx512").plan(bl.trace(bl.grad(f, (0, 1)), x, w)).calls()
     assert {n.op for c in calls for n in c.nodes}.isdisjoint({"slice", "concat"})
-    assert "copy" not in {c.label for c in calls}
+    assert not any(c.label.startswith("copy") for c in calls)
