@@ -385,6 +385,22 @@ def test_llvm_takes_code_as_it_is_written_only_for_backlit():
     assert others() == usual
 
 
+@pytest.mark.parametrize(("target", "as_written"), [("avx512", True), ("avx2", False), ("neon", False)])
+def test_where_registers_are_few_instructions_are_ordered_anew(target, as_written, monkeypatch):
+    seen, usual = [], llvm.set_option
+
+    def set_option(name, option):
+        seen.append(option)
+        usual(name, option)
+
+    text = Native(target).llvm(bl.trace(function, X))
+    monkeypatch.setattr(llvm, "set_option", set_option)
+    assert jit.object_code(text, known(target))
+    assert "-disable-lsr=1" in seen
+    assert ("-enable-misched=0" in seen) == as_written
+    assert seen[-3:] == ["-disable-lsr=0", "-disable-post-ra=0", "-enable-misched=1"]
+
+
 def test_an_llvmlite_that_keeps_its_lock(monkeypatch):
     text = Native().llvm(bl.trace(function, X))
     wanted = jit.object_code(text, known("host"))

@@ -26,7 +26,8 @@ from backlit.executors.native.target import Target
 
 _SOON = 1e-4  # seconds
 _KNOWN = 22  # the newest LLVM whose options are known: one that it does not have would end the process
-_LEFT_OUT = {"disable-lsr": 0, "enable-misched": 1, "disable-post-ra": 0}  # passes, by options and their defaults
+_LEFT_OUT = {"disable-lsr": 0, "disable-post-ra": 0, "enable-misched": 1}  # passes, by options and their defaults
+_IN_ORDER = "avx512"  # the target whose instructions stay as they are ordered
 _lock = threading.RLock()  # LLVM's global state is entered by one thread at a time
 _compiling = 0  # who compiles now
 _begun: dict[str, Future[bytes]] = {}  # parts that many programs have, compiled or being compiled
@@ -106,7 +107,7 @@ def object_code(text: str, target: Target, jit: bool = False, inline: bool = Fal
         with _lock:
             machine = _machine(target, jit)
             module = _inlined(text, machine, unroll) if inline else llvm.parse_assembly(text, llvm.create_context())
-        with _as_written():
+        with _as_written(target):
             return _emitted(machine, module)
 
     return undisturbed(made)
@@ -146,7 +147,7 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
         if workers <= 1:
             return [code(text) for text in wanted()]
         running = []
-        with _as_written(), _brisk(), ThreadPoolExecutor(workers) as pool:
+        with _as_written(target), _brisk(), ThreadPoolExecutor(workers) as pool:
             for number, text in enumerate(wanted()):
                 heappush(waiting, (-len(text), number, text))
                 running.append(pool.submit(longest))
@@ -156,20 +157,21 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
 
 
 @contextmanager
-def _as_written() -> Iterator[None]:
+def _as_written(target: Target) -> Iterator[None]:
     """LLVM takes loops and the order of instructions as they are written, which saves a third of its time.
 
     Places are written as they are best computed and sums as they fill a processor that orders instructions itself, so
-    code is no faster with these passes. The options hold for the whole process: they are set only while it compiles.
+    code is no faster with these passes. But where registers are fewer than 32, some products take half as long again
+    unless instructions are ordered anew. The options hold for the whole process: they are set only while it compiles.
     """
-    _count(1)
+    _count(1, target)
     try:
         yield
     finally:
-        _count(-1)
+        _count(-1, target)
 
 
-def _count(change: int) -> None:
+def _count(change: int, target: Target) -> None:
     """One more or less compiles."""
     global _compiling
     with _lock:
@@ -177,7 +179,8 @@ def _count(change: int) -> None:
         after = _compiling > 0
         if before != after and llvm.llvm_version_info[0] <= _KNOWN:
             for option, usual in _LEFT_OUT.items():
-                llvm.set_option("", f"-{option}={1 - usual if after else usual}")
+                other = after and (option != "enable-misched" or target.name == _IN_ORDER)
+                llvm.set_option("", f"-{option}={1 - usual if other else usual}")
 
 
 @contextmanager
@@ -253,7 +256,7 @@ def assembly(text: str, target: Target) -> str:
     """The text as assembly for any target; nothing runs."""
 
     def made() -> str:
-        with _lock, _as_written():
+        with _lock, _as_written(target):
             return str(_machine(target, jit=False).emit_assembly(llvm.parse_assembly(text)))
 
     return undisturbed(made)
