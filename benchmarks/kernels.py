@@ -68,7 +68,8 @@ def profile(workload: Workload, seconds: float) -> tuple[float, list[tuple[Any, 
             now = (time.perf_counter() - start) / steps
             if now < taken[one]:
                 taken[one], ticks = now, clock.ticks.copy()
-    per_tick = taken[timed] / ticks[0, 0]  # the first row is the loop over all steps
+    loop_over_steps = next(at for at, function in clock.rows if function == "run_loop")
+    per_tick = taken[timed] / ticks[0, loop_over_steps]
     found, waits = [], 0.0
     calls = counted(plan.steps)
     for at, function in clock.rows:
