@@ -6,14 +6,16 @@ the cache while they are read, and the sum of the partial sums, with what follow
 on the sizes only, so the results have the same bits for any number of threads.
 
 The gradient of a convolution's weights is such a sum as well. It is cut where the first axis of the result, the few
-rows of a window, would leave threads with unequal shares, into few parts: each is as large as the weights.
+rows of a window, would leave threads with unequal shares, into few parts: each is as large as the weights. Where both
+operands lie side by side along what is summed, a tile of results uses each number that it reads a few times only: then
+parts are so small that they stay in the first-level cache for all tiles.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 from backlit.executors.native import index as ix
@@ -28,6 +30,9 @@ _FEW = 16  # parts of a product at most,
 _SHORT = 256  # of so many steps at least, which take far longer than to store the sums and to add them up
 _FAR_LONGER = 64  # times as many steps as results, of which too few may be there for threads to share
 _ROOM = 1 << 20  # elements of all parts together: they stay in the caches
+_NEAR = 24 * 1024  # bytes of the first-level cache that what is read again and again may take,
+_AGAIN = 8  # so many results, and parts of so many steps that adding up lanes takes little of their time:
+_ENOUGH = 512
 
 
 def in_parts(call: Call, scratch: Callable[[Type, str], Buffer], winograd: bool) -> list[Call]:
@@ -38,25 +43,17 @@ def in_parts(call: Call, scratch: Callable[[Type, str], Buffer], winograd: bool)
     if transformed is not None:
         made, place = transformed
         return [*made, _whole(call, nest, [3], [place])]
-    cut = parts(nest)
-    if cut is None:
+    counts = parts(nest)
+    if counts is None:
         return [call]
     sums = [k for k, i in enumerate(nest.prologue) if i.op in COMBINERS]
-    shape = (cut.count, *nest.space)
+    shape = (math.prod(counts), *nest.space)
     places = [scratch(Type(nest.prologue[k].dtype, shape), f"{call.label} part") for k in sums]
-    return [_partial(call, nest, cut, sums, places), _whole(call, nest, sums, places)]
+    return [_partial(call, nest, counts, sums, places), _whole(call, nest, sums, places)]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """`count` equal parts of a reduced axis."""
-
-    axis: int
-    count: int
-
-
-def parts(nest: Nest) -> Cut | None:
-    """Into which parts the sums of a nest are cut; None: they are not."""
+def parts(nest: Nest) -> tuple[int, ...] | None:
+    """Into how many equal parts each reduced axis of a nest is cut; None: its sums are not taken in parts."""
     if isinstance(nest, Winograd) or not nest.reduced or nest.checks or nest.points * nest.steps < _WORK:
         return None
     if [i.op for i in nest.prologue] == ["load", "load", "multiply", "sum"]:
@@ -66,7 +63,12 @@ def parts(nest: Nest) -> Cut | None:
     n = nest.reduced[0]
     wanted = nest.points * nest.steps / _PART
     choices = [d for d in _divisors(n) if nest.steps // d >= 16]
-    return Cut(0, min(choices, key=lambda d: abs(math.log(d / wanted)))) if choices else None
+    return _cut(nest, 0, min(choices, key=lambda d: abs(math.log(d / wanted)))) if choices else None
+
+
+def _cut(nest: Nest, axis: int, count: int) -> tuple[int, ...]:
+    """One reduced axis cut, those before it into single steps."""
+    return tuple(n if x < axis else count if x == axis else 1 for x, n in enumerate(nest.reduced))
 
 
 @cache
@@ -75,7 +77,7 @@ def _divisors(n: int) -> list[int]:
     return [d for d in range(4, min(n, 4096) + 1) if n % d == 0]
 
 
-def _of_product(nest: Nest) -> Cut | None:
+def _of_product(nest: Nest) -> tuple[int, ...] | None:
     """Of a product summed along several axes, as over the places of an image: so that threads have equal shares."""
     far_longer = nest.steps >= _FAR_LONGER * nest.points
     if not nest.space or (len(nest.reduced) < 2 and not far_longer):
@@ -83,11 +85,37 @@ def _of_product(nest: Nest) -> Cut | None:
     most = min(_FEW, nest.steps // _SHORT, _ROOM // nest.points)
     a, b = (nest.prologue[k].at.strides[len(nest.space) :] for k in (0, 1))
     axes = [x for x in range(len(nest.reduced)) if (a[x], b[x]) != (1, 1)]  # that one is cut into vectors
-    choices = [Cut(x, d) for x in axes for d in range(2, min(nest.reduced[x], most) + 1) if nest.reduced[x] % d == 0]
-    best = max(choices, key=lambda c: (_evenness(c.count), -c.axis, c.count), default=None)
-    if best is None or far_longer:
-        return best
-    return best if _evenness(best.count) > _evenness(nest.space[0]) + 0.05 else None
+    choices = [(x, d) for x in axes for d in range(2, min(nest.reduced[x], most) + 1) if nest.reduced[x] % d == 0]
+    best = max(choices, key=lambda c: (_evenness(c[1]), -c[0], c[1]), default=None)
+    if best is None or not (far_longer or _evenness(best[1]) > _evenness(nest.space[0]) + 0.05):
+        return None
+    counts = tuple(best[1] if x == best[0] else 1 for x in range(len(nest.reduced)))
+    return _near(nest, counts) if (a[-1], b[-1]) == (1, 1) else counts
+
+
+def _near(nest: Nest, counts: tuple[int, ...]) -> tuple[int, ...]:
+    """The fewest parts of which what is read more often stays in the first-level cache, if they are long enough.
+
+    Axes are cut from the outermost one on; the last one is that of the vectors. Else it is cut as it was.
+    """
+    itemsize = nest.prologue[3].dtype.itemsize
+    strides = [nest.prologue[k].at.strides for k in (0, 1)]
+    uses = [math.prod(n for n, s in zip(nest.space, own, strict=False) if not s) for own in strides]
+    own = strides[uses[1] > uses[0]]
+
+    def read(counts: tuple[int, ...]) -> int:
+        lengths = (n // c for n, c in zip(nest.reduced, counts, strict=True))
+        return itemsize * math.prod(n for n, s in zip((*nest.space, *lengths), own, strict=True) if s)
+
+    if max(uses) < _AGAIN or read(counts) <= _NEAR:
+        return counts
+    for axis in range(len(nest.reduced) - 1):
+        for count in range(2, nest.reduced[axis] + 1):
+            finer = _cut(nest, axis, count)
+            steps = nest.steps // math.prod(finer)
+            if nest.reduced[axis] % count == 0 and steps >= _ENOUGH and read(finer) <= _NEAR:
+                return finer if math.prod(finer) * nest.points <= _ROOM else counts
+    return counts
 
 
 def _evenness(extent: int) -> float:
@@ -95,27 +123,27 @@ def _evenness(extent: int) -> float:
     return sum(extent / (t * -(-extent // t)) for t in (2, 4, 8)) / 3
 
 
-def _partial(call: Call, nest: Nest, cut: Cut, sums: Sequence[int], places: Sequence[Buffer]) -> Call:
+def _partial(call: Call, nest: Nest, counts: tuple[int, ...], sums: Sequence[int], places: Sequence[Buffer]) -> Call:
     """The sums of each part, which are stored."""
-    outer, axis = len(nest.space), cut.axis
-    length = nest.reduced[axis] // cut.count
-    reduced = (*nest.reduced[:axis], *([length] if length > 1 else []), *nest.reduced[axis + 1 :])
+    outer, lengths = len(nest.space), [n // c for n, c in zip(nest.reduced, counts, strict=True)]
+    cut = [x for x, c in enumerate(counts) if c > 1]
+    kept = [x for x, c in enumerate(counts) if c == 1 or lengths[x] > 1]
+    space, reduced = (*(counts[x] for x in cut), *nest.space), tuple(lengths[x] for x in kept)
 
     def moved(place: Affine) -> Affine:
         own, inner = place.strides[:outer], place.strides[outer:]
-        step, kept = inner[axis], ([inner[axis]] if length > 1 else [])
-        return Affine(place.offset, (step * length, *own, *inner[:axis], *kept, *inner[axis + 1 :]))
+        return Affine(place.offset, (*(inner[x] * lengths[x] for x in cut), *own, *(inner[x] for x in kept)))
 
     code = [replace(i, place=moved(i.place)) if i.place is not None else i for i in nest.prologue]
     used = sorted({i.argument for i in code if i.argument >= 0})
     code = [replace(i, argument=used.index(i.argument)) if i.argument >= 0 else i for i in code]
-    strides = ix.row_major(places[0].type.shape) + (0,) * len(reduced)
+    strides = ix.row_major(space) + (0,) * len(reduced)
     stores = tuple(
         Instruction("store", (k,), nest.prologue[k].dtype, argument=len(used) + j, place=Affine(0, strides))
         for j, k in enumerate(sums)
     )
     dtypes = (*(nest.arguments[a] for a in used), *(b.type.dtype for b in places))
-    kernel = Nest((cut.count, *nest.space), reduced, tuple(code), stores, dtypes)
+    kernel = Nest(space, reduced, tuple(code), stores, dtypes)
     arguments = (*(call.arguments[a] for a in used), *((b, 0) for b in places))
     writes = [used.index(a) for a in call.writes if a in used and _stored_by(code, used.index(a))]
     writes += range(len(used), len(used) + len(places))
