@@ -57,7 +57,7 @@ def direct(graph: Graph) -> Graph:
             return _convolved(node, kept.get(old))
         return _cut(node) if node.op == "slice" and readers[old.inputs[0]] == 1 else None
 
-    return rewrite(rewrite(graph, rule), _around_groups, ("pad",))
+    return rewrite(graph, rule)
 
 
 def _by_groups(node: Node, kept: Kept | None) -> Value | None:
@@ -82,34 +82,6 @@ def _by_groups(node: Node, kept: Kept | None) -> Value | None:
         kept = tuple(k for group, own in pairs for k in ([own] if len(group) == 1 else [(0, n) for n in group]))
     made = _convolved(apart_fold.node, kept)
     return reshape(apart_fold if made is None else made, node.type.shape)
-
-
-def _around_groups(node: Node, old: Node) -> Value | None:
-    """pad(reshape(x)), where the reshape makes an axis of groups and their channels, as reshape(pad(x)).
-
-    So what is computed is written within its zeros.
-    """
-    (apart,) = node.inputs
-    if apart.op != "reshape":
-        return None
-    (x,) = apart.inputs
-    fine = apart.type.shape
-    groups = split_axes((*x.type.shape, 1), (*fine, 1))  # also where axes of size 1 are added at the end
-    if groups is None or len(fine) <= x.type.ndim:
-        return None
-    sides = list(zip(node.params["low"], node.params["high"], node.params["between"], strict=True))
-    of_x, at = [], 0
-    for group in groups[: x.type.ndim]:
-        own = sides[at : at + len(group)]
-        if len(group) > 1 and any(map(any, own)):
-            return None
-        of_x.append(own[0])
-        at += len(group)
-    if any(map(any, sides[at:])):
-        return None
-    low, high, between = zip(*of_x, strict=True)
-    spread = OPS["pad"](Traced(x), **{**node.params, "low": low, "high": high, "between": between})
-    return reshape(spread, node.type.shape)
 
 
 def _convolved(node: Node, kept: Kept | None) -> Value | None:

@@ -1,8 +1,9 @@
 """Values that are written straight into the memory of the one value made from them.
 
-A value that is only read to be joined with others, or to be stored with its axes in another order, needs no memory of
-its own: the kernel that computes it writes each element where the result has it, or each of several that it is joined
-to. The rule that holds: nobody else reads such a value, and its readers then have nothing left to do for it.
+A value that is only read to be joined with others, or to be stored in another shape or with its axes in another order,
+needs no memory of its own: the kernel that computes it writes each element where the result has it, or each of several
+that it is joined to. The rule that holds: nobody else reads such a value, and its readers then have nothing left to do
+for it.
 
 So it is with a value that is padded, but that others may read it too, from where it lies within the padding: all but
 those that need neighbouring memory. The padding is written after it, so that nothing comes between two kernels that
@@ -58,9 +59,14 @@ def destinations(fusion: Fusion) -> dict[Node, Destination]:
         if len(group.members) != 1 or group.roots:
             continue
         (moved,) = group.members
-        if moved.op != "permute_dims" or moved in found or moved not in fusion.stored:
+        if moved.op not in ("permute_dims", "reshape") or moved in found or moved not in fusion.stored:
             continue
-        (x,), order = moved.inputs, moved.params["axes"]
+        (x,) = moved.inputs
+        if moved.op == "reshape":
+            if _is_only_for(fusion, x, moved):
+                found[x] = Destination(moved, 0, ix.row_major(x.type.shape))
+            continue
+        order = moved.params["axes"]
         if _is_only_for(fusion, x, moved) and _last(x.type.shape) == order[_last(moved.type.shape)]:
             by_axis = dict(zip(order, ix.row_major(moved.type.shape), strict=True))
             found[x] = Destination(moved, 0, tuple(by_axis[a] for a in range(x.type.ndim)))
@@ -93,7 +99,7 @@ def _padded(fusion: Fusion, padded: Node, found: Mapping[Node, Destination]) -> 
     if x.op == "reshape" and x not in fusion.home:
         (fine,) = x.inputs
         groups = ix.split_axes(x.type.shape, fine.type.shape)
-        if groups is None or fusion.users[fine] != [x]:
+        if groups is None or not _is_read_anywhere(fusion, fine, but=x):
             return {}
         inner = tuple(s * k for g, s in zip(groups, strides, strict=True) for k in ix.row_major(g))
         made[fine] = Destination(padded, offset, inner)
@@ -108,9 +114,11 @@ def _padded(fusion: Fusion, padded: Node, found: Mapping[Node, Destination]) -> 
     return made
 
 
-def _is_read_anywhere(fusion: Fusion, x: Node) -> bool:
-    """Whether all readers of a value ask for single elements, and so do those of its views."""
+def _is_read_anywhere(fusion: Fusion, x: Node, but: Node | None = None) -> bool:
+    """Whether all readers of a value, but one, ask for single elements, and so do those of its views."""
     for user in fusion.users.get(x, []):
+        if user is but:
+            continue
         if user in fusion.outputs and user.op in VIEWS:
             return False
         if user.op == "reshape" and ix.split_axes(x.type.shape, user.type.shape) is None:

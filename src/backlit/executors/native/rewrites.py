@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from backlit.executors.native.batch import batch_innermost
 from backlit.executors.native.convolution import direct
+from backlit.executors.native.grouped import grouped
 from backlit.executors.native.joined import joined
 from backlit.executors.native.onehot import selected
 from backlit.executors.native.pooling import spread_back
@@ -16,7 +17,7 @@ from backlit.executors.native.softmax import by_quotient
 from backlit.ir import Graph
 from backlit.passes import simplify
 
-_REWRITES = (batch_innermost, direct, spread_back, rectified, by_quotient, selected, joined, remade)
+_REWRITES = (batch_innermost, direct, spread_back, rectified, grouped, by_quotient, selected, joined, remade)
 
 
 def prepared(graph: Graph) -> Graph:
