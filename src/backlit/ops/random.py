@@ -87,6 +87,13 @@ threefry2x32 = elementwise(
 )
 
 
+def _places(words: Array) -> Array:
+    """As a stable argsort: each word is sorted with its place below it, which NumPy does in vectors."""
+    pairs = words.astype(np.uint64) << np.uint64(32) | np.arange(len(words), dtype=np.uint64)
+    pairs.sort()
+    return pairs.astype(np.uint32)
+
+
 def key(seed: int) -> Any:
     """The key of a seed: its high and low 32 bits, as a uint32 array of shape (2,)."""
     try:
@@ -198,5 +205,5 @@ def permutation(key: Value, x: Value, axis: int = 0) -> Value:
         keys = split(key)
         key, sub = keys[0], keys[1]
         drawn = bits(sub, (n,))
-        order = gather(order, argsort(drawn)) if is_traced(key) else order[np.argsort(drawn, kind="stable")]
+        order = gather(order, argsort(drawn)) if is_traced(key) else order[_places(drawn)]
     return order if whole else take(x, order, axis)
