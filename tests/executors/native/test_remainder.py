@@ -55,7 +55,7 @@ CASES = {
     "dilated": (dilated, (2, 20, 21, 33), (3, 3, 33, 34), 34, 2),
     "by weights": (by_weights, (3, 25, 26, 17), (3, 3, 17, 34), 34, 2),
     "by weights of one": (by_weights, (7, 25, 26, 33), (1, 1, 33, 33), 33, 2),
-    "by weights along the others": (by_weights, (3, 25, 26, 18), (3, 3, 18, 17), 17, 1),
+    "by weights along the others": (by_weights, (3, 25, 26, 32), (3, 3, 32, 17), 17, 1),
     "by input": (by_input, (500, 17), (17, 70), 70, 3),
     "two in all": (dense, (37, 21), (21, 2), 2, 1),
     "two of a window": (strided, (3, 15, 16, 5), (3, 3, 5, 2), 2, 1),
@@ -80,16 +80,16 @@ def test_their_numbers_in_any_number_of_shares(name, target):
 
 
 @pytest.mark.parametrize(("size", "count"), [
-    ((120, 300, 33), 2), ((120, 300, 32), 1), ((120, 300, 36), 1), ((120, 300, 49), 1), ((4, 30, 33), 1),
-    ((4000, 17, 17), 2), ((4000, 15, 17), 1), ((4000, 17, 18), 1),
+    ((120, 300, 33), 2), ((120, 300, 32), 1), ((120, 300, 38), 1), ((120, 300, 49), 2), ((4, 30, 33), 1),
+    ((500, 300, 20), 2), ((4000, 17, 17), 2), ((4000, 17, 18), 1),
 ])  # fmt: skip
-def test_few_columns_of_many_steps_only(size, count):
+def test_columns_are_summed_apart_where_that_takes_less_time(size, count):
     m, k, n = size
     normal = programs.Normal("float32")
     assert len(products(bl.trace(dense, normal(m, k), normal(k, n), normal(n)))) == count
 
 
-@pytest.mark.parametrize(("steps", "wanted"), [(3, False), (4, True), (21, True), (300, True)])
+@pytest.mark.parametrize(("steps", "wanted"), [(3, False), (21, True), (300, True)])
 def test_two_columns_in_all_are_dot_products(steps, wanted):
     normal = programs.Normal("float32")
     (kernel,) = products(bl.trace(dense, normal(40, steps), normal(steps, 2), normal(2)))

@@ -22,7 +22,6 @@ from dataclasses import replace
 from backlit.executors.native.dots import SHORT
 from backlit.executors.native.fusion import is_pointwise
 from backlit.executors.native.kernels import COMBINERS
-from backlit.executors.native.remainder import SIDE_BY_SIDE
 from backlit.executors.native.vectors import filled, in_line, left_over
 from backlit.ir import Graph, Node
 from backlit.ops.contraction import contract, parts_of
@@ -35,6 +34,7 @@ from backlit.tracing import Traced
 _MOVED = 8.0  # multiply-adds in the time in which a number is transposed
 _FASTER = 0.5  # of the time of a 3x3 convolution of many channels, which other ways than a product may take less
 _APART = 3  # columns in whose time one is summed that vectors leave over
+_SIDE_BY_SIDE = 16  # numbers at least that lie so where columns are summed apart
 _LANES = in_line(4)  # of float32, for all dtypes alike
 _ADDED = 400  # multiply-adds in the time in which a number of a product is added up with others of its line
 _DOTS = 1.2  # of the time of a product, what dot products take
@@ -317,7 +317,7 @@ def _beside(node: Node) -> int:
 
 def _waste(n: int, beside: int = 0) -> float:
     """Time that n columns take beyond their own, in parts of theirs: half a vector is the least that counts."""
-    rest = left_over(n, _LANES) if beside >= SIDE_BY_SIDE else 0
+    rest = left_over(n, _LANES) if beside >= _SIDE_BY_SIDE else 0
     return (filled(n - rest, _LANES) * _LANES + _APART * rest) / n - 1
 
 

@@ -46,6 +46,7 @@ class Dots(Schedule):
     columns: int
     loops: tuple[int, ...]  # the other axes of the result, outermost first
     columns_first: bool  # they are more than the rows: each of them is read once, by all rows
+    cycles: float  # of all tiles, by a simple model
 
 
 def dots(nest: Nest, target: Target) -> Dots | None:
@@ -79,18 +80,18 @@ def dots(nest: Nest, target: Target) -> Dots | None:
                     for n, r in pieces(high, rows)
                     for m, c in pieces(wide, columns)
                 )
-                cost = cycles / (high * wide), apart
-                if best is None or cost < best[0]:
-                    best = cost, (a, b, x, y, rows, columns)
+                rank = cycles / (high * wide), apart
+                if best is None or rank < best[0]:
+                    best = rank, (a, b, x, y, rows, columns)
     if best is None:
         return None
-    a, b, x, y, rows, columns = best[1]
+    (cost, _), (a, b, x, y, rows, columns) = best
     loops = tuple(z for z in outer if z not in (x, y))
     columns_first = x < 0 or extents[y] > extents[x]
     split = shared_axis(nest, (*loops, y if columns_first else x), nest.space)
     return Dots(
         y, lanes, 1, split, a=a, b=b, summed=vector, across=x, rows=rows, columns=columns, loops=loops,
-        columns_first=columns_first,
+        columns_first=columns_first, cycles=cost * nest.points,
     )  # fmt: skip
 
 

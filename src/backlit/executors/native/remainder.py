@@ -1,64 +1,65 @@
-"""Of a product with few columns those that whole vectors leave over, summed by a kernel of their own.
+"""Of a product those columns that whole vectors leave over, summed by a kernel of their own where that is quicker.
 
-17 columns are a vector and one more, which costs half a vector in every step. Where there are many steps, that column
-is made alone: as dot products, if what is summed lies side by side in the rows, from a copy of the weights that does so
-too; or, in the gradient of weights, as a row, since the rows can be vectors there. Two columns in all are dot products
-for the same reason.
+17 columns are a vector and one more, which costs half a vector in every step. That column may be made alone: as dot
+products, if what is summed lies side by side in the rows, from a copy of the weights that does so too; or, in the
+gradient of weights, as a row, since the rows can be vectors there. Two columns in all are dot products for the same
+reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from backlit.executors.native.dots import SHORT
+from backlit.executors.native.estimate import NOMINAL, cycles
+from backlit.executors.native.groups import Groups
 from backlit.executors.native.index import Affine, row_major
 from backlit.executors.native.kernels import Buffer, Call, Instruction, Nest
+from backlit.executors.native.method import method
 from backlit.executors.native.panel import turned_operand
 from backlit.executors.native.tiling import is_product
-from backlit.executors.native.vectors import BETTER, filled, in_line, left_over
+from backlit.executors.native.vectors import filled, in_line
 from backlit.ir import Type
 
-_NO_VECTOR = 2  # columns, for which there are no tiles
-_VECTORS = 2  # whole ones at most, of which another half is much
-SIDE_BY_SIDE = 16  # numbers at least that lie so,
-_LONG = 16  # of so many in all for each column, for dot products to be quicker
-_WORK = 1 << 15  # steps of all rows, so that more kernels do not matter
+_NO_TILES = 2  # columns, for which there are none
+_BETTER = 0.92  # of the time of one kernel, below which more are worth their code
+_KERNEL = 1000  # cycles for one kernel more
 
 
 def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
     """The call, or those that do the same."""
     nest = call.kernel
-    if not isinstance(nest, Nest) or not is_product(nest) or nest.checks:
+    ways = list(_ways(call, nest, scratch)) if isinstance(nest, Nest) and is_product(nest) and not nest.checks else []
+    if not ways:
         return [call]
+    best = min(ways, key=_time)
+    return best if _time(best) < _BETTER * _time([call]) else [call]
+
+
+def _time(calls: Sequence[Call]) -> float:
+    return sum(cycles(call.kernel) + _KERNEL for call in calls)
+
+
+def _ways(call: Call, nest: Nest, scratch: Callable[[Type, str], Buffer]) -> Iterator[list[Call]]:
+    """The kernels of the columns that fill vectors and of the others, which may read a copy."""
     found = _columns(nest)
     if found is None:
-        return [call]
+        return
     axis, number = found
     b, a = nest.prologue[number], nest.prologue[1 - number].at.strides
     n, lanes = nest.space[axis], in_line(b.dtype.itemsize)
-    rest = n if n <= _NO_VECTOR else left_over(n, lanes)
-    if not rest or n - rest > _VECTORS * lanes or (rest < n and nest.points // n * nest.steps < _WORK):
-        return [call]
-    if _updates(call, nest, axis):
-        return [call]
+    rest = n % lanes if n > _NO_TILES else n
+    if (rest < n and n >= _BETTER * filled(n, lanes) * lanes) or (_NO_TILES < n < lanes) or _updates(call, nest, axis):
+        return
+    if isinstance(method(nest, NOMINAL), Groups):
+        return
     whole = [replace(call, kernel=_of_columns(nest, axis, 0, n - rest))] if rest < n else []
     last = replace(call, kernel=_of_columns(nest, axis, n - rest, rest))
-    others = [m for x, m in enumerate(nest.space) if a[x] == 1 and b.at.strides[x] == 0 and m >= SIDE_BY_SIDE]
-    if others:
-        other = min(filled(m, lanes) / m for m in others)
-        return [call] if other < BETTER * filled(n, lanes) / n else [*whole, last]
-    if a[-1] != 1 or nest.reduced[-1] < (SHORT if rest == n else SIDE_BY_SIDE):
-        return [call]
-    if rest < n and nest.steps < _LONG * rest:
-        return [call]
-    if b.at.strides[-1] == 1:
-        return [*whole, last]
-    if any(s for x, s in enumerate(b.at.strides[: len(nest.space)]) if x != axis):
-        return [call]  # weights of a group or a batch each
-    if sum(i.argument == b.argument for i in nest.prologue + nest.epilogue) > 1:
-        return [call]
-    return [*whole, *_with_copy(last, number, axis, scratch)]
+    yield [*whole, last]
+    groups = any(s for x, s in enumerate(b.at.strides[: len(nest.space)]) if x != axis)  # each has weights of its own
+    alone = sum(i.argument == b.argument for i in nest.prologue + nest.epilogue) == 1
+    if a[-1] == 1 != b.at.strides[-1] and alone and not groups:
+        yield [*whole, *_with_copy(last, number, axis, scratch)]
 
 
 def _columns(nest: Nest) -> tuple[int, int] | None:

@@ -36,12 +36,12 @@ def schedule(nest: Nest, target: Target) -> Schedule:
     outer = len(nest.space)
     sizes = [i.dtype.itemsize for i in nest.prologue + nest.epilogue if i.dtype.kind == "f" or i.op in COMBINERS]
     lanes = target.lanes(max(sizes, default=4))
-    vector, width, best = -1, 1, _cycles(nest, -1, 1)
+    vector, width, best = -1, 1, nest_cycles(nest, -1, 1)
     if extents == (-1,):
         return Schedule(0, lanes, 1, 0)
     for axis, n in enumerate(extents):
         w = narrowed(lanes, n)
-        cost = _cycles(nest, axis, w) if w > 1 else math.inf
+        cost = nest_cycles(nest, axis, w) if w > 1 else math.inf
         if cost <= best:  # of equals the inner axis
             vector, width, best = axis, w, cost
     inner = nest.reduced[-1] if nest.reduced else 0
@@ -76,7 +76,7 @@ def _is_plain_sum(nest: Nest, vector: int) -> bool:
     return len(nest.prologue) <= 8 and all(plain(i) for i in nest.prologue)
 
 
-def _cycles(nest: Nest, axis: int, lanes: int) -> float:
+def nest_cycles(nest: Nest, axis: int, lanes: int) -> float:
     """About how long the nest takes when `axis` is cut into vectors of `lanes`."""
     outer = len(nest.space)
     points, steps = nest.points, math.prod(nest.reduced)

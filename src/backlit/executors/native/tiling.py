@@ -21,7 +21,7 @@ from backlit.executors.native.panel import PAGE, steps_of_panel, turned_operand
 from backlit.executors.native.schedule import Schedule
 from backlit.executors.native.target import Target
 from backlit.executors.native.threads import SHARES
-from backlit.executors.native.vectors import BETTER, LINE, filled, narrowed
+from backlit.executors.native.vectors import LINE, filled, narrowed
 
 _CACHE = 512 * 1024  # bytes of the second-level cache that a product may count on
 _WAYS = 7  # times over that it has one, but for one that is left to b's vectors
@@ -31,6 +31,7 @@ _BLOCKS = 8  # blocks of columns that threads can share well
 _SCATTERED = 1.3  # cycles for each number of a vector that does not lie side by side in memory
 _BESIDE = 4  # vectors that more rows have
 _WHOLE = 6  # rows that an inner axis has at most, all of which are in a tile with those of another one
+_BETTER = 0.9  # of the time by the axis that is stored side by side, for which another one is taken
 _HEAVY = 10_000_000  # multiply-adds that take far longer than a barrier,
 _SHARED = 1 << 16  # and those of a few rows, which wait for b's memory, that take longer than one
 _NEAR = 16 * 1024  # bytes of b that stay in the first-level cache with what else a tile needs
@@ -141,7 +142,7 @@ def _columns(nest: Nest, full: int) -> _Columns | None:
         return None if turned is None else _Columns(True, 0, 0, turned, len(nest.space) - 1, 0.0, turned=True)
     best = max(found)
     usual = best.time if best.together else 2 * nest.steps
-    quicker = [c for c in found if _rows(nest, c.b) and c.time < BETTER * usual]
+    quicker = [c for c in found if _rows(nest, c.b) and c.time < _BETTER * usual]
     if quicker:
         return min(quicker, key=lambda c: c.time)
     return best if best.together else None

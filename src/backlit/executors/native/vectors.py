@@ -12,9 +12,6 @@ from __future__ import annotations
 LINE = 64
 """Bytes of a line of the caches, and of the widest vector."""
 
-BETTER = 0.9
-"""Of the time with one axis in vectors, below which another one is taken that is less handy."""
-
 _FEW = 2  # columns that take less time apart than half a vector does
 
 
