@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 import backlit as bl
 from backlit import ops
 from backlit.errors import IndexingError
-from backlit.executors.native import Native, storage, threads
+from backlit.executors.native import Native, artifact, jit, stack, storage, threads
+from backlit.executors.native.artifact import Artifact
+from backlit.executors.native.code import Code
 from backlit.executors.native.plan import plan
 from backlit.executors.native.program import Program
 from backlit.executors.native.rewrites import prepared
@@ -145,6 +148,38 @@ def test_several_threads_compile_and_train():
     for got in found:
         np.testing.assert_array_equal(got[0][0], wanted[0][0])
         np.testing.assert_array_equal(got[1][0], wanted[1][0])
+
+
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_a_system_that_gives_no_more_threads(given, monkeypatch):
+    x = np.linspace(-1, 1, 5000, dtype=np.float32).reshape(50, 100)
+    graph = bl.trace(lambda x: ops.softmax(ops.tanh(x @ x.mT)) @ x, x)
+    (wanted,) = NATIVE.compile(graph)(x)
+    left, usual = [given], _thread.start_new_thread
+
+    def start(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        return usual(*args)
+
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    monkeypatch.setattr(threading, "_start_new_thread", start)
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads, "available", lambda: 3)
+    monkeypatch.setattr(artifact, "_PART", 50)
+    monkeypatch.setenv("BACKLIT_CACHE", "")
+    jit._begun.clear()
+    code = Code(Artifact.of(plan(prepared(graph)), known("host"), 3), known("host"))
+    code.seconds = 1.0  # worth waking others for
+    out = np.empty_like(wanted)
+    for _ in range(3):
+        code.run([x, out], 0, 1)
+        np.testing.assert_array_equal(out, wanted)
+    monkeypatch.setattr(stack, "has_room", lambda: False)
+    if not given:
+        with pytest.raises(MemoryError, match="thread"):
+            code.run([x, out], 0, 1)
 
 
 def _training():

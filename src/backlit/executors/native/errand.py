@@ -16,11 +16,17 @@ _T = TypeVar("_T")
 
 
 def undisturbed(work: Callable[[], _T], stop: Callable[[], object] = lambda: None) -> _T:
-    """The result of work(), done on another thread if this is the main one. `stop` is called if an interrupt comes."""
+    """The result of work(), done on another thread if this is the main one. `stop` is called if an interrupt comes.
+
+    Where there are no more threads it is done here all the same.
+    """
     if threading.get_ident() != threading.main_thread().ident:
         return work()
     found: list[_T] = []
-    elsewhere(lambda: found.append(work()), stop)
+    try:
+        elsewhere(lambda: found.append(work()), stop)
+    except stack.NoThreadError:
+        return work()
     return found[0]
 
 

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from heapq import heappop, heappush
 from typing import Any
@@ -117,7 +117,8 @@ def begin(text: str, target: Target) -> None:
     """Compile a part that many programs have, beside what goes on here: `object_codes` finds it, or waits for it."""
     if text not in _begun:
         pool = ThreadPoolExecutor(1)
-        _begun[text] = pool.submit(object_code, text, target, True)
+        with suppress(RuntimeError):  # the system gives no more threads
+            _begun[text] = pool.submit(object_code, text, target, True)
         pool.shutdown(wait=False)
 
 
@@ -128,6 +129,7 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
     """
     stopped: list[None] = []
     waiting: list[tuple[int, int, str]] = []
+    found: dict[int, bytes] = {}
 
     def wanted() -> Iterator[str]:
         for text in texts:
@@ -139,9 +141,10 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
         begun = _begun.get(text)
         return object_code(text, target, jit=True) if begun is None or begun.exception() else begun.result()
 
-    def longest() -> tuple[int, bytes]:
-        _, number, text = heappop(waiting)
-        return number, code(text)
+    def longest() -> None:
+        with suppress(IndexError):  # somebody else has taken it
+            _, number, text = heappop(waiting)
+            found[number] = code(text)
 
     def made() -> list[bytes]:
         if workers <= 1:
@@ -150,8 +153,13 @@ def object_codes(texts: Iterable[str], target: Target, workers: int) -> list[byt
         with _as_written(target), _brisk(), ThreadPoolExecutor(workers) as pool:
             for number, text in enumerate(wanted()):
                 heappush(waiting, (-len(text), number, text))
-                running.append(pool.submit(longest))
-        return [code for _, code in sorted(done.result() for done in running)]
+                with suppress(RuntimeError):  # the system gives no more threads
+                    running.append(pool.submit(longest))
+        for done in running:
+            done.result()
+        while waiting:
+            longest()
+        return [found[number] for number in sorted(found)]
 
     return undisturbed(made, stop=lambda: stopped.append(None))
 

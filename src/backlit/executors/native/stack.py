@@ -43,8 +43,12 @@ def _size() -> int:
     return threading.stack_size() or ROOM
 
 
+class NoThreadError(MemoryError):
+    """The system gives this process no more threads."""
+
+
 def start(work: Callable[[], None]) -> None:
-    """Do the work on a thread with enough room.
+    """Do the work on a thread with enough room. Raises NoThreadError where there is none to be had.
 
     `threading.Thread.start` waits in Python for the thread to begin, where an interrupt can break locks of its own.
     """
@@ -53,5 +57,7 @@ def start(work: Callable[[], None]) -> None:
         try:
             threading.stack_size(2 * ROOM)
             _thread.start_new_thread(work, ())
+        except RuntimeError as e:
+            raise NoThreadError("a program needs one more thread than the system gives") from e
         finally:
             threading.stack_size(old)

@@ -108,8 +108,11 @@ class Pool:
         if threads <= 1 or self._meeting[barrier.GATE] == barrier.OPEN:
             work(0, 0, 1)
             return
-        while len(self._helpers) < threads - 1:
-            self._helpers.append(_helper(len(self._helpers) + 1))
+        try:
+            while len(self._helpers) < threads - 1:
+                self._helpers.append(_helper(len(self._helpers) + 1))
+        except stack.NoThreadError:
+            threads = 1 + len(self._helpers)
         meeting = self._meeting = _meeting()
         place, old = address(meeting), os.sched_getaffinity(0) if _CAN_PIN else None
         try:
