@@ -13,9 +13,12 @@ from backlit import ops
 from backlit.errors import IndexingError
 from backlit.executors.native import Native
 from backlit.executors.native.artifact import Artifact
+from backlit.executors.native.barrier import emit_barrier
+from backlit.executors.native.builder import Function, Module
 from backlit.executors.native.clock import Clock
 from backlit.executors.native.code import Code
 from backlit.executors.native.kernels import Loop
+from backlit.executors.native.names import I64, POINTER
 from backlit.executors.native.plan import plan, plan_loop
 from backlit.executors.native.program import Program
 from backlit.executors.native.rewrites import prepared
@@ -236,3 +239,16 @@ def test_the_last_step_leaves_out_what_only_a_next_one_needs(shares, length, flo
     np.testing.assert_allclose(run(graph, (h, xs), shares)[0], Reference().compile(graph)(h, xs)[0], rtol=1e-4)
     (loop,) = loops(bl.trace(lambda h, xs: ops.scan(step, h, xs)[0], h, xs))
     assert loop.idle == 0
+
+
+def test_who_has_waited_reads_nothing_of_the_callers():
+    """After the last barrier its memory may be gone: the word that stops a run is read before, or by one thread."""
+    module = Module(known("host"))
+    f = Function(module, "wait", [(POINTER, name) for name in ("meeting", "stop", "left")] + [(I64, "threads")])
+    meeting, stop, left, threads = f.arguments
+    emit_barrier(f, meeting, threads, threads == 0, stop, left)
+    lines = f.text().splitlines()
+    after = lines[next(n for n, line in enumerate(lines) if "met" in line and line.endswith(":")) :]
+    alone = next(n for n, line in enumerate(after) if line.startswith("alone"))
+    assert not [line for line in after[:alone] if "load" in line and str(stop.text) in line]
+    assert [line for line in after[alone:] if "load" in line and str(stop.text) in line]

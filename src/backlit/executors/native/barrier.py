@@ -90,7 +90,7 @@ def emit_barrier(f: Function, meeting: Value, threads: Value, decides: Value, st
         return f.op(f"load atomic i64, {stop} monotonic, align 8", I64) != 0
 
     f.when(threads > 1, wait, "several")
-    f.when((threads == 1) & told(), leave, "leave")
+    f.when(threads == 1, lambda: f.when(told(), leave, "leave"), "alone")  # of several, the caller's memory may be gone
 
 
 def spin(f: Function, met: Callable[[], Value], most: int = 0) -> None:
