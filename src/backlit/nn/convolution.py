@@ -105,7 +105,8 @@ class _Convolution(Layer):
 class Conv1d(_Convolution):
     """z[p, o] = sum over i, c of x[p s + i d, c] W[i, c, o] + b[o], a = f(z).
 
-    s is the stride and d the dilation. With padding="same" and stride 1 the length stays.
+    s is the stride and d the dilation. With padding="same" and stride 1 the length stays. With groups, channels and
+    filters are cut into so many equal groups, each convolved by itself; as many as channels is a depthwise convolution.
     x (batch, length, channels) gives (batch, windows, filters).
     Parameters: weight W (size, channels / groups, filters), bias b (filters,).
     """
@@ -133,7 +134,8 @@ class Conv1d(_Convolution):
 class Conv2d(_Convolution):
     """z[p, q, o] = sum over i, j, c of x[p s + i d, q s + j d, c] W[i, j, c, o] + b[o], a = f(z).
 
-    s is the stride and d the dilation.
+    s is the stride and d the dilation. With groups, channels and filters are cut into so many equal groups, each
+    convolved by itself (Krizhevsky et al. 2012); as many as channels is a depthwise convolution.
     x (batch, height, width, channels) gives (batch, windows down, windows across, filters).
     Parameters: weight W (*size, channels / groups, filters), bias b (filters,).
     """
