@@ -80,10 +80,13 @@ def emit_barrier(f: Function, meeting: Value, threads: Value, decides: Value, st
         def now() -> Value:
             return f.op(f"load atomic i64, {meeting} acquire, align 8", I64)
 
-        f.when(decides & told(), lambda: f.store(goal(now()), meeting.at(END, I64)), "told")
+        def tell() -> None:
+            f.line(f"store atomic {goal(now())}, {meeting.at(END, I64)} monotonic, align 8")
+
+        f.when(decides & told(), tell, "told")
         met = goal(f.op(f"atomicrmw add {meeting}, i64 1 acq_rel", I64))
         spin(f, lambda: now() >= met)
-        end = f.load(meeting.at(END, I64), I64)
+        end = f.op(f"load atomic i64, {meeting.at(END, I64)} monotonic, align 8", I64)
         f.when((end != 0) & (end <= met), leave, "leave")
 
     def told() -> Value:

@@ -71,22 +71,18 @@ class Code:
         except IndexError:
             frame = Frame(len(addresses) + len(self._constants), self.artifact.arena)
         words = frame.words
-
-        def work() -> None:
-            self._run(frame, first, last)
-
-        def stop() -> None:
-            words[STOP] = not whole
-
         try:
             words[frame.table] = [*addresses, *self._constants]
             ctypes.memset(words, 0, 8 * _TABLE)
-            if not stack.has_room():
-                errand.elsewhere(work, stop)
-            elif max(self.seconds, self.pace) > _LONG:
-                errand.undisturbed(work, stop)
+            room = stack.has_room()
+            if room and self.seconds <= _LONG and self.pace <= _LONG:
+                self._run(frame, first, last)
             else:
-                work()
+
+                def stop() -> None:
+                    words[STOP] = not whole
+
+                (errand.undisturbed if room else errand.elsewhere)(lambda: self._run(frame, first, last), stop)
             failed, index = words[_STATUS], words[_STATUS + 1]
         finally:
             self.frames.append(frame)
