@@ -1,6 +1,6 @@
 """How long a nest takes: an estimate in cycles, by one model whatever the method, so that ways can be compared.
 
-The processor is a nominal one, since kernels are the same for all: it multiplies and adds a vector of a line in a cycle.
+The processor is a nominal one, as kernels are the same for all: it multiplies and adds a vector of a line in a cycle.
 Products from the caches take as long by about a fifth, and ratios of two ways are right by about a tenth; what waits
 for memory takes longer.
 """
