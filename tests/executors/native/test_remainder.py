@@ -12,7 +12,7 @@ from backlit.executors.native.dots import Dots
 from backlit.executors.native.kernels import Nest
 from backlit.executors.native.method import method
 from backlit.executors.native.target import known
-from backlit.executors.native.tiling import is_product
+from backlit.executors.native.tiling import Tiling, is_product
 from backlit.executors.reference import Reference
 
 from . import programs, random_runs
@@ -40,6 +40,10 @@ def by_weights(x, w, b):
     return bl.grad(lambda w: ops.sum(ops.conv(x, w, stride=2) * b))(w)
 
 
+def from_few(x, w, b):
+    return ops.transpose(x) @ w - b
+
+
 def by_input(x, w, b):
     return bl.grad(lambda x: ops.sum(ops.tanh(x @ w) * b))(x)
 
@@ -57,7 +61,11 @@ CASES = {
     "by weights of one": (by_weights, (7, 25, 26, 33), (1, 1, 33, 33), 33, 2),
     "by weights along the others": (by_weights, (3, 25, 26, 32), (3, 3, 32, 17), 17, 1),
     "by input": (by_input, (500, 17), (17, 70), 70, 3),
-    "two in all": (dense, (37, 21), (21, 2), 2, 1),
+    "two in all": (dense, (370, 41), (41, 2), 2, 1),
+    "two of short sums": (dense, (37, 5), (5, 2), 2, 1),
+    "three in all": (dense, (130, 270), (270, 3), 3, 1),
+    "two by input": (by_input, (257, 2), (2, 3), 3, 2),
+    "from few": (from_few, (31, 513), (31, 33), 33, 2),
     "two of a window": (strided, (3, 15, 16, 5), (3, 3, 5, 2), 2, 1),
     "by input of groups": (by_input_of_groups, (2, 16, 5, 34), (3, 3, 17, 64), 64, 2),
 }
@@ -89,11 +97,16 @@ def test_columns_are_summed_apart_where_that_takes_less_time(size, count):
     assert len(products(bl.trace(dense, normal(m, k), normal(k, n), normal(n)))) == count
 
 
-@pytest.mark.parametrize(("steps", "wanted"), [(3, False), (21, True), (300, True)])
-def test_two_columns_in_all_are_dot_products(steps, wanted):
+@pytest.mark.parametrize(("size", "kind"), [
+    ((130, 270, 3), Dots), ((257, 31, 2), Dots), ((257, 10, 2), Tiling), ((257, 31, 3), Tiling),
+    ((130, 270, 8), Tiling), ((4, 31, 2), Tiling),
+])  # fmt: skip
+def test_a_few_columns_of_long_sums_are_dot_products(size, kind):
+    m, k, n = size
     normal = programs.Normal("float32")
-    (kernel,) = products(bl.trace(dense, normal(40, steps), normal(steps, 2), normal(2)))
-    assert isinstance(method(kernel, known("avx512")), Dots) == wanted
+    *copies, last = NATIVE.plan(bl.trace(dense, normal(m, k), normal(k, n), normal(n))).calls()
+    assert isinstance(method(last.kernel, known("avx512")), kind)
+    assert len(copies) == (kind is Dots)  # of the weights
 
 
 def test_a_matrix_that_may_be_updated_where_it_lies_stays_whole():

@@ -83,12 +83,11 @@ def _operand(body: Body, loads: tuple[int, int]) -> _Operand | None:
     p, q = (body.code[k].at for k in loads)
     if math.prod(extents) < _SMALL:
         return None
-    if any({p.strides[x], q.strides[x]} == {0, 1} and body.space[x] > 2 for x in range(outer)):
+    if any({p.strides[x], q.strides[x]} == {0, 1} and body.space[x] > 1 for x in range(outer)):
         return None
     found = []
     for k, mine, other in ((loads[0], p, q), (loads[1], q, p)):
-        few = 1 if _in_groups(mine, other, body.code[k].dtype.itemsize, outer) else 2
-        columns = [x for x in range(outer) if mine.strides[x] > 1 and other.strides[x] == 0 and body.space[x] > few]
+        columns = [x for x in range(outer) if mine.strides[x] > 1 and other.strides[x] == 0 and body.space[x] > 1]
         elements = math.prod(extents[x] for x, s in enumerate(mine.strides) if s)
         overlaps = elements > body.arguments[body.code[k].argument].type.size  # windows, which a copy would multiply
         if columns and columns[-1] == outer - 1 and not overlaps:

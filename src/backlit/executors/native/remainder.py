@@ -2,8 +2,8 @@
 
 17 columns are a vector and one more, which costs half a vector in every step. That column may be made alone: as dot
 products, if what is summed lies side by side in the rows, from a copy of the weights that does so too; or, in the
-gradient of weights, as a row, since the rows can be vectors there. Two columns in all are dot products for the same
-reason.
+gradient of weights, as a row, since the rows can be vectors there. A few columns in all, such as three outputs, cost
+half a vector too, and may be dot products for the same reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from backlit.executors.native.tiling import is_product
 from backlit.executors.native.vectors import filled, in_line
 from backlit.ir import Type
 
-_NO_TILES = 2  # columns, for which there are none
 _BETTER = 0.92  # of the time of one kernel, below which more are worth their code
 _KERNEL = 1000  # cycles for one kernel more
 
@@ -48,9 +47,10 @@ def _ways(call: Call, nest: Nest, scratch: Callable[[Type, str], Buffer]) -> Ite
     axis, number = found
     b, a = nest.prologue[number], nest.prologue[1 - number].at.strides
     n, lanes = nest.space[axis], in_line(b.dtype.itemsize)
-    rest = n % lanes if n > _NO_TILES else n
-    if (rest < n and n >= _BETTER * filled(n, lanes) * lanes) or (_NO_TILES < n < lanes) or _updates(call, nest, axis):
+    few = 2 * n < lanes
+    if not few and (n < lanes or n >= _BETTER * filled(n, lanes) * lanes or _updates(call, nest, axis)):
         return
+    rest = n if few else n % lanes
     if isinstance(method(nest, NOMINAL), Groups):
         return
     whole = [replace(call, kernel=_of_columns(nest, axis, 0, n - rest))] if rest < n else []

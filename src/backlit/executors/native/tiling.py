@@ -134,7 +134,7 @@ def _columns(nest: Nest, full: int) -> _Columns | None:
         time = nest.steps * filled(n, full) * full / n + far * _SCATTERED * full
         for b in (0, 1):
             steps = strides[b][axis], strides[1 - b][axis]
-            if steps == (1, 0) and n > 2:
+            if steps == (1, 0) and n > 1:
                 found.append(_Columns(neat >= 0, min(n, 64), neat, b, axis, time))
     if not found:
         places = [nest.prologue[k].at for k in (0, 1)]
