@@ -22,7 +22,7 @@ from backlit.executors.native.vectors import filled, in_line
 from backlit.ir import Type
 
 _BETTER = 0.92  # of the time of one kernel, below which more are worth their code
-_KERNEL = 1000  # cycles for one kernel more
+_KERNEL = 500  # cycles for one kernel more
 
 
 def apart(call: Call, scratch: Callable[[Type, str], Buffer]) -> list[Call]:
