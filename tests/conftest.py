@@ -2,10 +2,15 @@
 
 The tests run most functions once, so compiling matters more than running. What backlit compiles is kept in a folder of
 this run, which the workers of pytest-xdist share: never in the user's, where an earlier run's programs may lie.
+
+A shell that starts a job in the background lets it ignore Ctrl-C, and tests of interrupts would wait for ever.
 """
 
 import os
+import signal
 import tempfile
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="backlit-tests-")
