@@ -2,11 +2,11 @@
 
     python -m benchmarks.kernels "mnist 784-512" [--threads 1]
 
-The program that carries out the calls reads the clock before and after each, so a kernel is timed on the data and with
-the caches of a real epoch, and on the thread that took longest over its share. Waiting is a line of its own. GFLOP/s
-and GB/s are the plan's own counts over the measured time: the worst row is what to work on. A small program, which is
-one function otherwise, is timed as a list of calls as well; calls of far less than a microsecond cost more to time
-than to do.
+The program that carries out the calls reads the clock before and after each, so a kernel is timed on the data and
+with the caches of a real epoch, and on the thread that took longest over its share. What is done once before the
+steps has its part of each. Waiting is a line of its own. GFLOP/s and GB/s are the plan's own counts over the measured
+time: the worst row is what to work on. A small program, which is one function otherwise, is timed as a list of calls
+as well; calls of far less than a microsecond cost more to time than to do.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ class _All(Choice):
         return self._most, math.inf
 
 
+def _microseconds(seconds: float) -> str:
+    us = seconds * 1e6
+    return f"{us:.2f}" if us >= 0.01 else f"{us:.1g}"
+
+
 def _optimizer(workload: Workload) -> Any:
     from backlit import optim
 
@@ -122,7 +127,7 @@ def main(
             moved = sum(times * traffic(c) for c, times, _ in found)
             label = f"{len(found)} x {call.label}" if equal else call.label
             table.add_row(
-                label, kind, loops.replace("[", "\\["), f"{taken * 1e6:.2f}", f"{100 * taken / whole:.0f}%",
+                label, kind, loops.replace("[", "\\["), _microseconds(taken), f"{100 * taken / whole:.0f}%",
                 f"{flops / taken / 1e9:.1f}", f"{moved / taken / 1e9:.1f}",
             )  # fmt: skip
         total = sum(t for *_, t in rows)
