@@ -10,7 +10,11 @@ import os
 import signal
 import tempfile
 
+from hypothesis import settings
+
 signal.signal(signal.SIGINT, signal.default_int_handler)
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="backlit-tests-")

@@ -14,14 +14,20 @@ import pytest
 _HANDLED = {dis.opmap[o] for o in ("RESUME", "CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD") if o in dis.opmap}
 
 
-def delay(run, after):
-    """Seconds from the signal, sent `after` so many seconds, until `run` ends by KeyboardInterrupt."""
+def delay(run, after, told=None):
+    """Seconds from the signal, sent `after` so many seconds, until `run` ends by KeyboardInterrupt.
+
+    The system tells the main thread of it, or the thread that sends it, which is `told` if it is "another".
+    """
     sent: list[float] = []
 
     def send():
         time.sleep(after)
         sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
+        if told == "another":
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
 
     sender = threading.Thread(target=send)
     sender.start()

@@ -206,8 +206,9 @@ def test_an_interrupt_breaks_a_long_step_off_unless_its_state_was_given_away(cou
     after = loop([w], [x], rows[:1])[0][0]
     one = time.perf_counter() - start
     before = w.copy()
-    late = min(interrupting.delay(lambda: loop([w], [x], rows), after=0.2 * one) for _ in range(3))
-    assert late < 0.1 + 0.3 * one  # other work on the machine included
+    for told in "main", "another":
+        tries = (interrupting.delay(lambda: loop([w], [x], rows), 0.2 * one, told) for _ in range(3))
+        assert min(tries) < 0.1 + 0.3 * one  # other work on the machine included
     np.testing.assert_array_equal(w, before)  # the caller's state is that before the call
     np.testing.assert_array_equal(loop([w], [x], rows[:1])[0][0], after)
     interrupting.delay(lambda: loop([w], [x], rows, donate=True), after=0.2 * one)

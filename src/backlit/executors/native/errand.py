@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from backlit.executors.native import stack
 
+_SOON = 0.02  # seconds after which one who waits looks for an interrupt: the system may have told another thread of it
 _T = TypeVar("_T")
 
 
@@ -52,7 +53,8 @@ def elsewhere(work: Callable[[], None], stop: Callable[[], object] = lambda: Non
 
     try:
         stack.start(caught)
-        done.acquire()
+        while not done.acquire(timeout=_SOON):
+            pass
     except BaseException:
         try:
             leave.pop()
@@ -60,7 +62,7 @@ def elsewhere(work: Callable[[], None], stop: Callable[[], object] = lambda: Non
             while not over:
                 try:
                     stop()
-                    done.acquire()
+                    done.acquire(timeout=_SOON)
                 except BaseException:  # one more interrupt
                     continue
         raise
