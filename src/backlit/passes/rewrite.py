@@ -12,6 +12,7 @@ object, which is how a fixed point is recognised.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -140,6 +141,13 @@ def in_bodies(graph: Graph, transform: Pass) -> Graph:
         return None if node.params["body"] is done[id(body)] else Traced(with_params(node, body=done[id(body)]))
 
     return rewrite(graph, rule, ("scan",))
+
+
+def count_readers(graph: Graph) -> Counter[Node]:
+    """How often each node is read: by others, and as an output."""
+    readers = Counter(i for node in graph.nodes for i in node.inputs)
+    readers.update(graph.outputs)
+    return readers
 
 
 def with_params(node: Node, **params: Any) -> Node:

@@ -33,7 +33,8 @@ def test_at_each_point_of_a_call(where, monkeypatch):
     state, old = [w, np.zeros((), np.int64)], os.sched_getaffinity(0)
     loop(state, data, rows, donate=True)
     points = 0
-    for points in interrupting.everywhere(lambda: loop(state, data, rows, donate=True)):  # noqa: B007
+    for _ in interrupting.everywhere(lambda: loop(state, data, rows, donate=True)):
+        points += 1
         assert (w == int(state[1])).all()
         assert os.sched_getaffinity(0) == old
     assert points > 50

@@ -15,7 +15,6 @@ result is as it was; who else asks for a value of the chain gets it transposed b
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,7 +27,7 @@ from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import permute_dims, reshape
 from backlit.ops.record import OPS, Value
 from backlit.passes import simplify
-from backlit.passes.rewrite import in_bodies, rewrite
+from backlit.passes.rewrite import count_readers, in_bodies, rewrite
 from backlit.tracing import Traced
 
 _MOVED = 8.0  # multiply-adds in the time in which a number is transposed
@@ -81,8 +80,7 @@ class _Chain:
         self.graph, self.n = graph, n
         self.place: dict[Node, int] = {}
         self.entering: set[Node] = set()  # from outside, transposed
-        self.readers = Counter(i for node in graph.nodes for i in node.inputs)
-        self.readers.update(graph.outputs)
+        self.readers = count_readers(graph)
         self.folded: dict[Node, tuple[int, ...]] = {
             node.inputs[0]: node.params["size"] for node in graph.nodes if _goes_back(node)
         }

@@ -6,7 +6,6 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -62,10 +61,10 @@ class Code:
 
         An interrupt breaks a long step off, and leaves what it was to write useless; not if steps are to be `whole`.
         """
-        self.run_at([*map(address, arrays)], first, last, arrays, whole)
+        self.run_at([*map(address, arrays)], first, last, whole)
 
-    def run_at(self, addresses: Sequence[int], first: int, last: int, held: Any, whole: bool = False) -> None:
-        """The same by the addresses of inputs and outputs. `held` keeps their memory while somebody works on it."""
+    def run_at(self, addresses: Sequence[int], first: int, last: int, whole: bool = False) -> None:
+        """The same by the addresses of inputs and outputs. Nobody works on their memory when it has returned."""
         try:
             frame = self.frames.pop()
         except IndexError:

@@ -20,7 +20,6 @@ are fewer zeros around g' then.
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 from backlit.executors.native.index import split_axes
 from backlit.executors.native.phases import Folded, Kept, by_phases, folded
@@ -30,7 +29,7 @@ from backlit.ops.contraction import contract, parts_of
 from backlit.ops.movement import flip, permute_dims, reshape
 from backlit.ops.record import OPS, Value
 from backlit.ops.window import windows
-from backlit.passes.rewrite import in_bodies, rewrite
+from backlit.passes.rewrite import count_readers, in_bodies, rewrite
 from backlit.tracing import Traced
 
 _LANES = in_line(4)  # of float32, for all dtypes alike
@@ -43,8 +42,7 @@ def direct(graph: Graph) -> Graph:
     graph = in_bodies(graph, direct)
     if graph.ops.isdisjoint({"fold", "slice"}):
         return graph
-    readers = Counter(i for node in graph.nodes for i in node.inputs)
-    readers.update(graph.outputs)
+    readers = count_readers(graph)
     kept: dict[Node, Kept] = {}  # what is read of a value that is cut
     for node in graph.nodes:
         if node.op == "slice" and readers[node.inputs[0]] == 1 and all(k == 1 for k in node.params["step"]):

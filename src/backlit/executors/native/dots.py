@@ -131,22 +131,7 @@ class DotWriter(NestWriter):
         self._each(outer, here, many, line)
 
     def _each(self, axis: int, here: Point, most: int, body: Callable[[Point, int], None]) -> None:
-        """What belongs to each piece of an axis, of which threads may share all."""
-
-        def write(low: Value, n: int) -> None:
-            start = 0
-            for count, size in pieces(n, most):
-
-                def one(i: Value, size: int = size, first: int = start) -> None:
-                    body(self._enter(here, axis, low + (i * size + first)), size)
-
-                self.f.loop(0, count, 1, one, name=f"i{axis}")
-                start += count * size
-
-        if axis != self.cut.split:
-            write(self.f.index(0), self.extents[axis])
-        else:
-            self._of_any(lambda length: write(self.begin, length))
+        self._in_pieces(axis, here, most, body, f"i{axis}")
 
     def _tile(self, here: Point, rows: int, columns: int) -> None:
         """The sums of one tile, then the epilogue on vectors of them."""

@@ -9,7 +9,6 @@ from the product:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from backlit.executors.native.fusion import is_pointwise
@@ -17,7 +16,7 @@ from backlit.executors.native.index import split_axes
 from backlit.ir import Graph, Node
 from backlit.ops.movement import reshape
 from backlit.ops.record import OPS, Value
-from backlit.passes.rewrite import in_bodies, rewrite
+from backlit.passes.rewrite import count_readers, in_bodies, rewrite
 from backlit.tracing import Traced
 
 
@@ -26,8 +25,7 @@ def grouped(graph: Graph) -> Graph:
     graph = in_bodies(graph, grouped)
     if graph.ops.isdisjoint({"windows", "reshape"}):
         return graph
-    readers = Counter(i for node in graph.nodes for i in node.inputs)
-    readers.update(graph.outputs)
+    readers = count_readers(graph)
     moved: set[Node] = set()  # the elementwise nodes that follow a product
 
     def rule(node: Node, old: Node) -> Value | None:

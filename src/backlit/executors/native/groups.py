@@ -63,6 +63,7 @@ class Groups(Schedule):
 
     @property
     def row_axes(self) -> tuple[int, ...]:
+        """The axes of a tile's rows."""
         return (self.cut, *self.whole)
 
 
@@ -151,7 +152,7 @@ def _rounds(nest: Nest) -> list[tuple[int, int]]:
     for x in range(len(nest.space) + len(nest.reduced) - 1, len(nest.space) - 1, -1):
         n = nest.reduced[x - len(nest.space)]
         most = _ROUND // inner
-        found += {(x, pieces(n, m)[0][1]): None for m in (most, most // 2, most // 4) if m}
+        found += dict.fromkeys((x, pieces(n, m)[0][1]) for m in (most, most // 2, most // 4) if m)
         if n > most:
             break
         inner *= n

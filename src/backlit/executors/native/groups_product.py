@@ -14,8 +14,6 @@ from backlit.executors.native.nest import NestWriter, Point
 from backlit.executors.native.tiling import pieces
 from backlit.executors.native.value import Value
 
-_LONG = 8  # an epilogue of more instructions is a loop over the rows of a tile, whose sums are kept on the stack
-
 
 class GroupWriter(NestWriter):
     """Writes such a product."""
@@ -25,14 +23,14 @@ class GroupWriter(NestWriter):
         self.cut = cut
         self.dtype = nest.prologue[3].dtype
         self.full = f.module.target.lanes(self.dtype.itemsize)
-        self.looped = sum(i.op != "number" for i in nest.epilogue) > _LONG
+        self.looped = self._is_long()
         if self.looped:
             sums = math.prod(n for n, _ in outer_axes(nest, cut)) * cut.vectors
             self.slot = f.slot(self.dtype, sums * cut.lanes, "tile")
 
     def _level(self, depth: int, here: Point) -> None:
         self._evaluate(here, 0, prologue_too=True)
-        self._around(self.cut.loops, here, self._blocks)
+        self._around(self.cut.loops, here, self._columns)
 
     def _lane_steps(self, i: Instruction, lanes: int) -> list[int]:
         cut, strides = self.cut, i.at.strides
@@ -41,15 +39,11 @@ class GroupWriter(NestWriter):
 
     # --- tiles
 
-    def _blocks(self, here: Point) -> None:
+    def _columns(self, here: Point) -> None:
         """All blocks of vectors."""
-        axis = self.cut.vector
-        if axis != self.cut.split:
-            self._of_columns(here, self.f.index(0), self.extents[axis])
-        else:
-            self._of_any(lambda length: self._of_columns(here, self.begin, length))
+        self._along(self.cut.vector, lambda low, n: self._blocks(here, low, n))
 
-    def _of_columns(self, here: Point, low: Value, n: int) -> None:
+    def _blocks(self, here: Point, low: Value, n: int) -> None:
         """Blocks of n groups from `low` on; of the last one the last vector may have fewer."""
         count, first = self.cut.groups, 0
         total, rest = -(-n // count), n % count
@@ -66,22 +60,8 @@ class GroupWriter(NestWriter):
 
     def _rows(self, here: Point, vectors: int, last: int) -> None:
         """All tiles of a block."""
-        axis = self.cut.cut
-
-        def write(low: Value, n: int) -> None:
-            start = 0
-            for count, rows in pieces(n, self.cut.rows):
-
-                def one(i: Value, rows: int = rows, first: int = start) -> None:
-                    self._tile(self._enter(here, axis, low + (i * rows + first)), rows, vectors, last)
-
-                self.f.loop(0, count, 1, one, name="row")
-                start += count * rows
-
-        if axis != self.cut.split:
-            write(self.f.index(0), self.extents[axis])
-        else:
-            self._of_any(lambda length: write(self.begin, length))
+        cut = self.cut
+        self._in_pieces(cut.cut, here, cut.rows, lambda at, rows: self._tile(at, rows, vectors, last), "row")
 
     def _vector(self, groups: int) -> tuple[int, Value | None]:
         """Lanes and mask of a vector of so many groups."""
@@ -106,12 +86,7 @@ class GroupWriter(NestWriter):
                 point.values |= shared.get(v, {}) | {3: sums[r * vectors + v]}
                 self._evaluate_epilogue(point)
                 if r == 0:
-                    shared[v] = {k: x for k, x in point.values.items() if self._is_of_columns(k)}
-
-    def _is_of_columns(self, k: int) -> bool:
-        """Whether the value is the same for all rows of a tile (a bias): it is made once."""
-        i = self.everything[k]
-        return i.op == "load" and not any(i.at.strides[x] for x in self.cut.row_axes)
+                    shared[v] = {k: x for k, x in point.values.items() if self._is_same(k, self.cut.row_axes)}
 
     def _looped_epilogue(self, here: Point, rows: int, have: Sequence[int], sums: Sequence[Value]) -> None:
         """The epilogue row by row, on sums that are stored first: code for each of them would be long."""

@@ -25,8 +25,11 @@ from backlit.executors.native.builder import Function
 from backlit.executors.native.kernels import COMBINERS, Instruction, Nest
 from backlit.executors.native.names import BOOL, F32, F64, I64
 from backlit.executors.native.schedule import Schedule
+from backlit.executors.native.tiling import pieces
 from backlit.executors.native.value import Value
 from backlit.ops.record import OPS
+
+_LONG = 8  # instructions of an epilogue at most that is written out for each vector of a tile
 
 
 class Point:
@@ -116,13 +119,39 @@ class NestWriter:
             low, high = self.begin, self.end
         self.f.loop(low, high, 1, lambda i: self._around(rest, self._enter(here, axis, i), inside), name=f"i{axis}")
 
-    def _of_any(self, write: Callable[[int], None]) -> None:
-        """Code for each length that a share may have."""
-        if len(self.lengths) == 1:
-            write(self.lengths[0])
-            return
-        for length in self.lengths:
-            self.f.when((self.end - self.begin) == length, partial(write, length), f"share{length}")
+    def _along(self, axis: int, write: Callable[[Value, int], None]) -> None:
+        """`write(low, n)` for the points of an axis; where threads share it, for each length that a share may have."""
+        if axis != self.plan.split:
+            write(self.f.index(0), self.extents[axis])
+        elif len(self.lengths) == 1:
+            write(self.begin, self.lengths[0])
+        else:
+            for length in self.lengths:
+                self.f.when((self.end - self.begin) == length, partial(write, self.begin, length), f"share{length}")
+
+    def _in_pieces(self, axis: int, here: Point, most: int, body: Callable[[Point, int], None], name: str) -> None:
+        """`body(here, n)` at each piece of an axis, which has at most so many points."""
+
+        def write(low: Value, n: int) -> None:
+            start = 0
+            for count, size in pieces(n, most):
+
+                def one(i: Value, size: int = size, first: int = start) -> None:
+                    body(self._enter(here, axis, low + (i * size + first)), size)
+
+                self.f.loop(0, count, 1, one, name=name)
+                start += count * size
+
+        self._along(axis, write)
+
+    def _is_same(self, k: int, axes: Sequence[int]) -> bool:
+        """Whether an instruction reads the same all along these axes, as a bias: it is done once for all of them."""
+        i = self.everything[k]
+        return i.op == "load" and not any(i.at.strides[a] for a in axes)
+
+    def _is_long(self) -> bool:
+        """Whether the epilogue is better a loop over a tile, whose sums are kept on the stack, than written out."""
+        return sum(i.op != "number" for i in self.nest.epilogue) > _LONG
 
     def _level(self, depth: int, here: Point) -> None:
         """Everything from loop `depth` of the outer loops on."""

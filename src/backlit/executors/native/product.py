@@ -21,7 +21,6 @@ from backlit.executors.native.value import Value
 from backlit.executors.native.vectors import LINE, in_line
 
 _UNROLL = 32  # multiply-adds of a round: a small tile takes several steps in one
-_LONG = 8  # an epilogue of more instructions is a loop over the vectors of a tile, kept on the stack
 _RUN = 1024  # bytes of a row that are asked for at once
 _NEAR = 512 * 1024  # bytes that are in a core's caches anyway
 
@@ -65,8 +64,7 @@ class ProductWriter(NestWriter):
         self.ahead: list[Ahead] = []
         self.read = self._read_by_epilogue()
         self.counting = any(i.op == "index" for i in nest.epilogue)  # whether it asks for places as numbers
-        work = [i for i in nest.epilogue if i.op != "number"]
-        self.looped = len(work) > _LONG and cut.cut >= 0 and not cut.whole
+        self.looped = self._is_long() and cut.cut >= 0 and not cut.whole
         self.epilogue = ""  # the function of a looped epilogue, when it is written
         if self.looped:
             self.tile = f.slot(self.dtype, cut.rows * cut.vectors * cut.lanes, "tile")
@@ -110,10 +108,7 @@ class ProductWriter(NestWriter):
     def _columns(self, here: Point, block: Callable[[Point, int, bool], None]) -> None:
         """Blocks of columns, each of so many vectors, of which the last may be partial."""
         axis = self.cut.columns
-        if axis != self.cut.split:
-            self._blocks(here, self.f.index(0), self.extents[axis], block)
-        else:
-            self._of_any(lambda length: self._blocks(here, self.begin, length, block))
+        self._along(axis, lambda low, n: self._blocks(here, low, n, block))
 
     def _blocks(self, here: Point, low: Value, n: int, block: Callable[[Point, int, bool], None]) -> None:
         """Blocks of n columns from `low` on."""
@@ -173,10 +168,8 @@ class ProductWriter(NestWriter):
         axis = self.cut.cut
         if axis < 0:
             tile(here, 1)
-        elif axis != self.cut.split:
-            self._row_blocks(here, self.f.index(0), self.extents[axis], tile)
         else:
-            self._of_any(lambda length: self._row_blocks(here, self.begin, length, tile))
+            self._along(axis, lambda low, n: self._row_blocks(here, low, n, tile))
 
     def _row_blocks(self, here: Point, low: Value, length: int, tile: Callable[[Point, int], None]) -> None:
         self.low = low
@@ -280,8 +273,7 @@ class ProductWriter(NestWriter):
     def _offset(self, k: int, counters: Sequence[int]) -> int:
         """How far instruction k's place moves for these counters of a row."""
         place = self.everything[k].at
-        axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
-        return sum(place.strides[a] * c for a, c in zip(axes, counters, strict=True))
+        return sum(place.strides[a] * c for a, c in zip(self.cut.row_axes, counters, strict=True))
 
     def _tile(self, here: Point, rows: int, vectors: int, partial: bool) -> None:
         """The sums of one tile, then the epilogue on them."""
@@ -318,7 +310,7 @@ class ProductWriter(NestWriter):
                 point.values[self.total] = sums[r * vectors + v]
                 self._evaluate_epilogue(point)
                 if r == 0:
-                    shared[v] = {k: x for k, x in point.values.items() if self._is_of_columns(k)}
+                    shared[v] = {k: x for k, x in point.values.items() if self._is_same(k, self.cut.row_axes)}
 
     def _so_far(
         self, here: Point, places: Sequence[tuple[int, ...]], vectors: int, partial: bool, zero: Sequence[Value]
@@ -341,12 +333,6 @@ class ProductWriter(NestWriter):
         """Where the sums of a tile are kept between two parts."""
         row = here.counters[self.cut.cut] - self.low
         return self.sums.at(row * (vectors * self.cut.lanes), self.dtype)
-
-    def _is_of_columns(self, k: int) -> bool:
-        """Whether the value is the same for all rows of a tile (a bias): it is made once."""
-        i = self.everything[k]
-        moves = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
-        return i.op == "load" and i.place is not None and not any(i.place.strides[a] for a in moves)
 
     def _looped_epilogue(self, here: Point, rows: int, vectors: int, partial: bool, sums: Sequence[Value]) -> None:
         """The epilogue vector by vector, in a function that all tiles share, and products with the same one.
@@ -400,8 +386,7 @@ class ProductWriter(NestWriter):
         new = here.copy()
         new.lanes, new.mask = self._lanes(vector, vectors, partial)
         if self.counting:
-            axes = ([self.cut.cut] if self.cut.cut >= 0 else []) + list(self.cut.whole)
-            for a, c in zip(axes, counters, strict=True):
+            for a, c in zip(self.cut.row_axes, counters, strict=True):
                 new.counters[a] = new.counters.get(a, self.f.index(0)) + c
             new.counters[self.cut.columns] = new.counters[self.cut.columns] + vector * self.cut.lanes
         first = len(self.nest.prologue)

@@ -70,11 +70,10 @@ class Steps:
             carried, places = self.storage.copies(state)
         watched, kept = self._watched(steps)
         addresses += places + kept
-        held = given, carried, watched
         done = 0
         while done < steps:
             last = min(steps, done + max(1, int(STRETCH / code.pace) if code.pace else 1))
-            code.run_at(addresses, done, last, held, whole=donate)
+            code.run_at(addresses, done, last, whole=donate)
             done = last
         return carried, watched
 

@@ -117,10 +117,9 @@ def _kind(nest: Nest, plan: Schedule, target: Target) -> str:
         case _ if isinstance(nest, Winograd):
             made = blocks(nest, target, [nest.space[plan.split]])
             return f"winograd {made.squares}x{made.vectors}"
-        case Groups():
-            return f"groups {plan.rows * math.prod(nest.space[a] for a in plan.whole)}x{plan.vectors}"
-        case Tiling():
-            return f"product {plan.rows * math.prod(nest.space[a] for a in plan.whole)}x{plan.vectors}"
+        case Groups() | Tiling():
+            kind = "groups" if isinstance(plan, Groups) else "product"
+            return f"{kind} {plan.rows * math.prod(nest.space[a] for a in plan.whole)}x{plan.vectors}"
         case Dots():
             return f"dots {plan.rows}x{plan.columns}"
         case Transpose():

@@ -157,7 +157,7 @@ def _pin(number: int) -> None:
 
 
 _CAN_PIN = hasattr(os, "sched_setaffinity")
-_PROCESSORS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+_PROCESSORS = sorted(os.sched_getaffinity(0)) if _CAN_PIN else [0]
 _pool = Pool()
 
 

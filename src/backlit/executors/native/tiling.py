@@ -64,6 +64,11 @@ class Tiling(Schedule):
         return self.vector
 
     @property
+    def row_axes(self) -> tuple[int, ...]:
+        """The axes of a tile's rows."""
+        return (self.cut, *self.whole) if self.cut >= 0 else self.whole
+
+    @property
     def by_columns(self) -> bool:
         """Whether threads share the columns, so that each reads only its part of b."""
         return self.split == self.columns
